@@ -1,0 +1,291 @@
+"""From raw files to a bundle: the stages, in order, each one method.
+
+A stage runs only if its inputs or settings have changed. This file wires stages together and
+knows no algorithm; the command line and the examples call it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from pydantic import BaseModel
+
+from heliograph.bundle import METRICS_FILE, RANKING_FILE, read_sources, write_bundle
+from heliograph.candidates import Retriever
+from heliograph.catalog import ITEMS_FILE, Catalogue, ingest_items, read_items
+from heliograph.cluster import ray_cluster
+from heliograph.comparison import compare
+from heliograph.config import HeliographConfig
+from heliograph.embedding import embed, encoder_fingerprint, read_vectors
+from heliograph.events import LeaveOneOut, ingest_events, leave_one_out, read_events
+from heliograph.history import HISTORIES_FILE, write_histories
+from heliograph.index import VectorIndex
+from heliograph.models.als import Als
+from heliograph.models.item_lm import ItemLM
+from heliograph.models.item_lm_training import Epoch, fit_item_lm
+from heliograph.models.popularity import Popularity
+from heliograph.models.text import Text
+from heliograph.models.transitions import Transitions
+from heliograph.workspace import (
+    StageResult,
+    digest_of,
+    hash_file,
+    run_stage,
+    source_files,
+    write_json,
+)
+
+EPOCHS_FILE = "epochs.json"
+
+
+class Report(Protocol):
+    """Is told what happens while stages run."""
+
+    def start(self, stage: str, total: int | None) -> None:
+        """Begin a stage of `total` steps; None if that is not known."""
+        ...
+
+    def advance(self, steps: int, note: str = "") -> None:
+        """Note steps of the current stage as done."""
+        ...
+
+    def finish(self, result: StageResult) -> None:
+        """End the current stage."""
+        ...
+
+
+class Build:
+    """One run over the stages of a configuration; use it in a `with` block.
+
+    A cluster that a stage needs is joined, or started and kept until the block ends.
+    """
+
+    def __init__(self, config: HeliographConfig, report: Report) -> None:
+        self.config = config
+        self.report = report
+        self.results: dict[str, StageResult] = {}
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._resources.close()
+
+    def ingest(self) -> None:
+        """Read and clean items and events."""
+        items, events = self.config.items, self.config.events
+        self._run("items", {"items": items}, _digest_sources(items.path), self._ingest_items)
+        self._run(
+            "events",
+            {"events": events},
+            _digest_sources(events.path) | self._digests("items"),
+            self._ingest_events,
+        )
+
+    def embed(self) -> None:
+        """Turn item texts into vectors."""
+        settings = self.config.embedding
+        inputs = self._digests("items") | {"encoder": encoder_fingerprint(settings)}
+        total = len(self.catalogue)
+        self._run("embeddings", {"embedding": settings}, inputs, self._embed, total)
+
+    def train(self) -> None:
+        """Fit every model on the training part of the events."""
+        models, seed = self.config.models, self.config.seed
+        events = self._digests("events")
+        self._run("models/popularity", {"": models.popularity}, events, self._fit_popularity)
+        self._run("models/transitions", {"": models.transitions}, events, self._fit_transitions)
+        self._run("models/als", {"": models.als, "seed": seed}, events, self._fit_als)
+        self._run("models/text", {"": models.text}, self._digests("embeddings"), self._fit_text)
+        self._run(
+            "models/item_lm",
+            {"": models.item_lm, "train": self.config.train, "seed": seed},
+            self._digests("events", "models/text"),
+            self._fit_item_lm,
+            self.config.train.epochs,
+        )
+
+    def index(self) -> None:
+        """Build the FAISS indexes of the models whose score is an inner product."""
+        self._run("index", {}, self._digests("models/als", "models/text"), self._build_indexes)
+
+    def evaluate(self) -> None:
+        """Choose the blend on validation and compare everything on the test items."""
+        config = self.config
+        settings: Mapping[str, BaseModel | int] = {
+            "candidates": config.candidates,
+            "ranking": config.ranking,
+            "evaluation": config.evaluation,
+            "seed": config.seed,
+        }
+        models = [name for name in self.results if name.startswith("models/")]
+        inputs = self._digests("events", "index", *models)
+        self._run("evaluation", settings, inputs, self._evaluate, 2 * len(self.split.users))
+
+    def bundle(self) -> Path:
+        """Put together what serving needs; returns the bundle's folder."""
+        self.report.start("bundle", None)
+        folder = self._run("histories", {}, self._digests("events"), self._write_histories).folder
+        evaluation = self._folder("evaluation")
+        parts = {
+            ITEMS_FILE: self._folder("items") / ITEMS_FILE,
+            HISTORIES_FILE: folder / HISTORIES_FILE,
+            "index": self._folder("index"),
+            RANKING_FILE: evaluation / RANKING_FILE,
+            METRICS_FILE: evaluation / METRICS_FILE,
+        }
+        parts |= {name: self._folder(name) for name in self.results if name.startswith("models/")}
+        return write_bundle(parts, self.config, self.config.workspace / "bundles")
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The clean items."""
+        return read_items(self._folder("items"))
+
+    @cached_property
+    def split(self) -> LeaveOneOut:
+        """The clean events, with each user's last two items held out."""
+        return leave_one_out(read_events(self._folder("events"), self.catalogue))
+
+    def _run(
+        self,
+        name: str,
+        settings: Mapping[str, BaseModel | int | None],
+        inputs: Mapping[str, str],
+        work: Callable[[Path], Mapping[str, float]],
+        total: int | None = None,
+    ) -> StageResult:
+        self.report.start(name, total)
+        result = run_stage(self.config.workspace, name, settings, inputs, work)
+        self.results[name] = result
+        self.report.finish(result)
+        return result
+
+    def _digests(self, *stages: str) -> dict[str, str]:
+        return {stage: self.results[stage].digest for stage in stages}
+
+    def _folder(self, stage: str) -> Path:
+        return self.results[stage].folder
+
+    def _need_ray(self) -> None:
+        self._resources.enter_context(ray_cluster())
+
+    def _ingest_items(self, folder: Path) -> Mapping[str, float]:
+        self._need_ray()
+        return ingest_items(self.config.items, folder)
+
+    def _ingest_events(self, folder: Path) -> Mapping[str, float]:
+        self._need_ray()
+        return ingest_events(self.config.events, self.catalogue, folder)
+
+    def _embed(self, folder: Path) -> Mapping[str, float]:
+        self._need_ray()
+        return embed(self.catalogue.texts, self.config.embedding, folder, self.report.advance)
+
+    def _fit_popularity(self, folder: Path) -> Mapping[str, float]:
+        config, train = self.config.models.popularity, self.split.train
+        Popularity.fit(config, train, len(self.catalogue)).save(folder)
+        return {"events": len(train)}
+
+    def _fit_transitions(self, folder: Path) -> Mapping[str, float]:
+        config, train = self.config.models.transitions, self.split.train
+        model = Transitions.fit(config, train, len(self.catalogue))
+        model.save(folder)
+        return {"transitions": model.evidence.nnz}
+
+    def _fit_als(self, folder: Path) -> Mapping[str, float]:
+        config, train = self.config.models.als, self.split.train
+        Als.fit(config, train, len(self.catalogue), self.config.seed).save(folder)
+        return {"factors": config.factors}
+
+    def _fit_text(self, folder: Path) -> Mapping[str, float]:
+        model = Text.fit(self.config.models.text, read_vectors(self._folder("embeddings")))
+        model.save(folder)
+        return {"dim": model.item_vectors.shape[1]}
+
+    def _fit_item_lm(self, folder: Path) -> Mapping[str, float]:
+        config, train, seed = self.config.models.item_lm, self.config.train, self.config.seed
+        inputs = self._digests("events", "models/text")
+        run = digest_of(config.model_dump_json(), train.model_dump_json(), str(seed), str(inputs))
+        checkpoint = self.config.workspace / "checkpoints" / run[:16]
+
+        def epoch_done(epoch: Epoch) -> None:
+            self.report.advance(
+                1, f"loss {epoch.loss:.3f}, validation NDCG@10 {epoch.validation_ndcg:.4f}"
+            )
+
+        text_vectors = Text.load(self._folder("models/text")).item_vectors
+        model, epochs = fit_item_lm(
+            config, train, self.split, text_vectors, seed, checkpoint, epoch_done
+        )
+        model.save(folder)
+        write_json(folder / EPOCHS_FILE, [asdict(epoch) for epoch in epochs])
+        shutil.rmtree(checkpoint)
+        best = max(epochs, key=lambda epoch: epoch.validation_ndcg)
+        return {"epochs": len(epochs), "validation_ndcg@10": round(best.validation_ndcg, 4)}
+
+    def _build_indexes(self, folder: Path) -> Mapping[str, float]:
+        for name, model in (
+            ("als", Als.load(self._folder("models/als"))),
+            ("text", Text.load(self._folder("models/text"))),
+        ):
+            VectorIndex.build(model.item_vectors).save(folder / f"{name}.faiss")
+        return {"items": len(self.catalogue)}
+
+    def _evaluate(self, folder: Path) -> Mapping[str, float]:
+        config = self.config
+        sources = read_sources(config.workspace)
+        comparison = compare(
+            retriever=Retriever(sources, config.candidates),
+            item_lm=ItemLM.load(self._folder("models/item_lm")),
+            split=self.split,
+            config=config,
+            progress=self.report.advance,
+        )
+        write_json(folder / METRICS_FILE, asdict(comparison))
+        write_json(
+            folder / RANKING_FILE,
+            {"blend_weight": comparison.blend_weight, "validation": comparison.blend_table},
+        )
+        pipeline = comparison.test["pipeline"]
+        return {"users": comparison.users, "pipeline_ndcg@10": round(pipeline["ndcg@10"], 4)}
+
+    def _write_histories(self, folder: Path) -> Mapping[str, float]:
+        interactions = read_events(self._folder("events"), self.catalogue)
+        write_histories(interactions, folder / HISTORIES_FILE)
+        return {"users": len(interactions.user_ids)}
+
+
+STAGES: dict[str, Callable[[Build], object]] = {
+    "ingest": Build.ingest,
+    "embed": Build.embed,
+    "train": Build.train,
+    "index": Build.index,
+    "evaluate": Build.evaluate,
+    "bundle": Build.bundle,
+}
+"""Every stage, in the order in which they run."""
+
+
+def read_epochs(folder: Path) -> list[Epoch]:
+    """Read the learning curve of an item LM from its stage or bundle folder."""
+    return [Epoch(**entry) for entry in json.loads((folder / EPOCHS_FILE).read_text())]
+
+
+def _digest_sources(location: str) -> dict[str, str]:
+    files = source_files(location)
+    return {"files": digest_of(*(f"{file.name} {hash_file(file)}" for file in files))}

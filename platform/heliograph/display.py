@@ -1,0 +1,131 @@
+"""What the command line shows: progress of stages, tables of results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from heliograph.doctor import Finding
+from heliograph.workspace import StageResult
+
+COLUMNS = ("recall", "precision", "f1", "ndcg", "mrr")
+
+
+class StageProgress:
+    """Shows a bar for the stage at work and one line for each that is done."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description:<20}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def start(self, stage: str, total: int | None) -> None:
+        """Begin a stage."""
+        for task in self.progress.task_ids:
+            self.progress.remove_task(task)
+        self.progress.add_task(stage, total=total, note="")
+
+    def advance(self, steps: int, note: str = "") -> None:
+        """Move the bar."""
+        for task in self.progress.task_ids:
+            self.progress.update(task, advance=steps, note=note)
+
+    def finish(self, result: StageResult) -> None:
+        """Replace the bar by one line."""
+        for task in self.progress.task_ids:
+            self.progress.remove_task(task)
+        counts = ", ".join(f"{_number(value)} {name}" for name, value in result.counts.items())
+        how = "unchanged, reused" if result.reused else f"{result.seconds:.1f} s"
+        self.console.print(
+            f"[green]✓[/green] {result.name:<20} {counts}  [dim]({how})[/dim]", highlight=False
+        )
+
+
+def comparison(metrics: Path) -> list[Table]:
+    """Lay out an evaluation: one table of all models for every cut-off."""
+    content = json.loads(metrics.read_text())
+    rows: dict[str, dict[str, float]] = content["test"]
+    ks = sorted({int(name.partition("@")[2]) for row in rows.values() for name in row})
+    return [_comparison_at(rows, k, content["users"]) for k in ks]
+
+
+def recommendations(answer: dict[str, Any], title: str) -> Table:
+    """Lay out the answer of the recommendation endpoint."""
+    table = Table(title=f"{escape(title)}  [dim](tier: {answer['tier']})[/dim]")
+    table.add_column("#", justify="right")
+    table.add_column("title")
+    table.add_column("item")
+    table.add_column("score", justify="right")
+    table.add_column("sources")
+    for item in answer["items"]:
+        table.add_row(
+            str(item["rank"]),
+            escape(item["title"]),
+            escape(item["item_id"]),
+            f"{item['score']:.3f}",
+            ", ".join(item["sources"]),
+        )
+    return table
+
+
+def findings(found: Sequence[Finding]) -> Table:
+    """Lay out what the doctor found."""
+    colours = {"ok": "green", "warning": "yellow", "problem": "red"}
+    table = Table(title="heliograph doctor")
+    for heading in ("", "checked", "found", "what to do"):
+        table.add_column(heading)
+    for finding in found:
+        colour = colours[finding.status]
+        table.add_row(
+            f"[{colour}]{finding.status}[/{colour}]",
+            escape(finding.name),
+            escape(finding.seen),
+            escape(finding.remedy),
+        )
+    return table
+
+
+def _comparison_at(rows: dict[str, dict[str, float]], k: int, users: int) -> Table:
+    table = Table(title=f"Test items of {users:,} users, all items ranked, first {k}")
+    table.add_column("model")
+    for name in (*COLUMNS, "coverage"):
+        table.add_column(f"{name}@{k}", justify="right")
+    best = {name: max(row[f"{name}@{k}"] for row in rows.values()) for name in COLUMNS}
+    for model, row in rows.items():
+        cells = []
+        for name in (*COLUMNS, "coverage"):
+            value = row[f"{name}@{k}"]
+            cells.append(f"[bold]{value:.4f}[/bold]" if value == best.get(name) else f"{value:.4f}")
+        table.add_row(model, *cells)
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"

@@ -1,0 +1,312 @@
+"""Interactions: from files to clean events in order of time, and their split for evaluation.
+
+Identifiers become row numbers here; every later stage sees numbers only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from heliograph.catalog import Catalogue
+from heliograph.config import EventsConfig
+from heliograph.tables import (
+    REASON,
+    column,
+    describe_refusals,
+    read_cleaned,
+    reason_where,
+    refuse,
+    refuse_ids,
+    split_refused,
+    strings,
+    with_refusals,
+)
+from heliograph.workspace import InputError
+
+EVENTS_FILE = "events.parquet"
+REJECTED_EVENTS_FILE = "rejected_events.parquet"
+EVENTS = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("user_id", pa.string()),
+        ("item_id", pa.string()),
+        ("timestamp", pa.timestamp("us", tz="UTC")),
+        ("type", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+CLOCK_SKEW_US = 3600 * 1_000_000
+"""A client's clock may be wrong by this much before its events count as from the future."""
+
+History = NDArray[np.int32]
+"""(length,) item numbers of one user, oldest first."""
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Every user's items in order of time, as one flat array."""
+
+    user_ids: list[str]
+    offsets: NDArray[np.int64]
+    """(users + 1,); user u has the items offsets[u]:offsets[u + 1]."""
+
+    items: NDArray[np.int32]
+    """(events,) item numbers."""
+
+    timestamps: NDArray[np.int64]
+    """(events,) microseconds since 1970."""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def history(self, user: int) -> History:
+        """Return the items of a user, oldest first."""
+        return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    def histories(self) -> list[History]:
+        """Return the items of every user."""
+        return [self.history(user) for user in range(len(self.user_ids))]
+
+    def without_last(self, counts: NDArray[np.int64]) -> Interactions:
+        """Drop the last `counts[u]` items of every user u; of one who has fewer, all."""
+        lengths = np.diff(self.offsets)
+        remaining = np.maximum(lengths - counts, 0)
+        position = np.arange(len(self)) - np.repeat(self.offsets[:-1], lengths)
+        kept = position < np.repeat(remaining, lengths)
+        offsets = np.concatenate([[0], np.cumsum(remaining)])
+        return Interactions(self.user_ids, offsets, self.items[kept], self.timestamps[kept])
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """The last item of each user is the test, the one before validation, the rest training.
+
+    Users with fewer than three events are training only.
+    """
+
+    train: Interactions
+    users: NDArray[np.int64]
+    """(evaluated,) users that have a validation and a test item."""
+
+    validation: NDArray[np.int32]
+    """(evaluated,) the item to find from the training history."""
+
+    test: NDArray[np.int32]
+    """(evaluated,) the item to find from the training history and the validation item."""
+
+    def validation_histories(self) -> list[History]:
+        """Return what is known before the validation item."""
+        return [self.train.history(user) for user in self.users]
+
+    def test_histories(self) -> list[History]:
+        """Return what is known before the test item."""
+        return [
+            np.append(self.train.history(user), item)
+            for user, item in zip(self.users, self.validation, strict=True)
+        ]
+
+
+def leave_one_out(interactions: Interactions) -> LeaveOneOut:
+    """Split by holding out each user's last two items."""
+    lengths = np.diff(interactions.offsets)
+    evaluated = lengths >= 3
+    ends = interactions.offsets[1:][evaluated]
+    return LeaveOneOut(
+        train=interactions.without_last(np.where(evaluated, 2, 0)),
+        users=np.flatnonzero(evaluated),
+        validation=interactions.items[ends - 2],
+        test=interactions.items[ends - 1],
+    )
+
+
+def ingest_events(config: EventsConfig, catalogue: Catalogue, folder: Path) -> dict[str, float]:
+    """Read, clean and write the events.
+
+    Args:
+        config: Where the rows are and what their columns mean.
+        catalogue: Events of items that are not in it are rejected.
+        folder: Gets `events.parquet` and `rejected_events.parquet`.
+
+    Returns:
+        Counts of events, users and rejected rows.
+
+    Raises:
+        InputError: A file or column is missing, or no usable event is left.
+    """
+    required = {config.user_id: "events.user_id", config.item_id: "events.item_id"}
+    if config.timestamp:
+        required[config.timestamp] = "events.timestamp"
+    settings = {config.type: "events.type", config.value: "events.value"}
+    optional = {name: setting for name, setting in settings.items() if name}
+    clean = partial(clean_events, config=config, now_us=time.time_ns() // 1000)
+    rows = read_cleaned(config, required, optional, clean)
+    events, rejected = refuse_unknown_and_repeated(rows, catalogue)
+    if events.num_rows == 0:
+        raise InputError(
+            f"{config.path} holds no usable event: {describe_refusals(rejected)}. "
+            f"Items of the catalogue are called {', '.join(catalogue.ids[:3])}"
+        )
+    pq.write_table(events, folder / EVENTS_FILE)
+    pq.write_table(rejected, folder / REJECTED_EVENTS_FILE)
+    return {
+        "events": events.num_rows,
+        "users": len(events["user_id"].unique()),
+        "rejected": rejected.num_rows,
+    }
+
+
+def clean_events(batch: pa.Table, config: EventsConfig, now_us: int) -> pa.Table:
+    """Bring rows into the events' schema; a row that cannot be an event gets a reason.
+
+    Args:
+        batch: Rows as they are in a file.
+        config: What their columns mean.
+        now_us: The time, in microseconds since 1970.
+
+    Returns:
+        As many rows; where a time cannot be used, 1970 stands in its place.
+    """
+    users, items = strings(batch[config.user_id]), strings(batch[config.item_id])
+    times = _microseconds(column(batch, config.timestamp), config)
+    raw_values = column(batch, config.value)
+    values = _numbers(raw_values)
+    latest = now_us + CLOCK_SKEW_US
+    usable = np.where((times >= 0) & (times <= latest), times, 0).astype(np.int64)
+    types = pc.coalesce(strings(column(batch, config.type)), config.default_type)
+    ids = _event_ids(users, items, usable, types, values)
+    numbers = pa.array(values, from_pandas=True)  # NaN becomes null
+    cleaned = pa.table([ids, users, items, usable, types, numbers], EVENTS.names).cast(EVENTS)
+    reasons = [
+        refuse_ids(users, "user_id"),
+        refuse_ids(items, "item_id"),
+        reason_where(np.isnan(times), "timestamp is missing or cannot be read"),
+        reason_where(times < 0, "timestamp is before 1970"),
+        reason_where(times > latest, "timestamp is in the future"),
+        reason_where(_is_no_number(raw_values, values), "value is not a finite number"),
+    ]
+    return with_refusals(cleaned, reasons, came=batch)
+
+
+def refuse_unknown_and_repeated(rows: pa.Table, catalogue: Catalogue) -> tuple[pa.Table, pa.Table]:
+    """Split cleaned rows into events, ordered by user and time, and rejected rows."""
+    known = pc.is_in(rows["item_id"], value_set=pa.array(catalogue.ids, pa.string()))
+    rows = refuse(rows, ~np.asarray(known), "item_id is not in the catalogue")
+    usable = rows[REASON].is_null().to_numpy()
+    repeated = rows["event_id"].to_pandas().where(usable).duplicated().to_numpy()
+    rows = refuse(rows, repeated, "the same event stands earlier in the data")
+    events, rejected = split_refused(rows, ["user_id", "item_id"])
+    return events.sort_by([("user_id", "ascending"), ("timestamp", "ascending")]), rejected
+
+
+def read_events(folder: Path, catalogue: Catalogue) -> Interactions:
+    """Read the events that `ingest_events` wrote, as numbers."""
+    return number_events(pq.read_table(folder / EVENTS_FILE), catalogue)
+
+
+def number_events(events: pa.Table, catalogue: Catalogue) -> Interactions:
+    """Turn a table of events, ordered by user and time, into numbers.
+
+    Raises:
+        InputError: The catalogue lacks an item of the events.
+    """
+    items = pc.index_in(events["item_id"], value_set=pa.array(catalogue.ids, pa.string()))
+    if items.null_count:
+        unknown = events["item_id"].filter(items.is_null())[0]
+        raise InputError(
+            f"{items.null_count} of {len(items)} events are of items that are not in the "
+            f"catalogue, such as {unknown}; ingest the events again with this catalogue"
+        )
+    users = events["user_id"].value_counts()  # in order of first appearance
+    lengths = users.field("counts").to_numpy()
+    return Interactions(
+        user_ids=users.field("values").to_pylist(),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        items=items.to_numpy(),
+        timestamps=events["timestamp"].cast(pa.int64()).to_numpy(),
+    )
+
+
+def _microseconds(values: pa.ChunkedArray, config: EventsConfig) -> NDArray[np.float64]:
+    """Read times: instants, dates, numbers since 1970 or ISO 8601 text; NaN if it is none.
+
+    Floats hold every microsecond until 2255.
+    """
+    if config.timestamp is None:
+        return np.zeros(len(values))
+    is_instant = pa.types.is_timestamp(values.type)
+    if pa.types.is_date(values.type) or (is_instant and values.type.unit == "ns"):
+        values = values.cast(pa.timestamp("us"), safe=False)
+    if pa.types.is_timestamp(values.type):
+        return _floats(values.cast(pa.int64())) * MICROSECONDS[values.type.unit]
+    with np.errstate(over="ignore"):
+        times = np.rint(_numbers(values) * MICROSECONDS[config.timestamp_unit])
+    if not _is_numeric(values.type):
+        others = np.flatnonzero(np.isnan(times))
+        times[others] = _iso_microseconds(strings(values.take(others)))
+    return np.where(np.isfinite(times), times, np.nan)
+
+
+def _iso_microseconds(texts: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Read ISO 8601; without an offset it is UTC."""
+    texts = texts.to_pandas()
+    dated = texts.where(texts.str.match(r"\d{4}-?\d\d", na=False))  # pandas also knows "today"
+    moments = pd.to_datetime(dated, utc=True, errors="coerce", format="ISO8601")
+    times = moments.dt.as_unit("us").astype("int64").to_numpy(np.float64)
+    return np.where(moments.isna(), np.nan, times)
+
+
+def _numbers(values: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Read numbers, or text that is one; NaN if it is none."""
+    if _is_numeric(values.type):
+        return _floats(values)
+    numbers = pd.to_numeric(strings(values).to_pandas(), errors="coerce")
+    return np.asarray(numbers, np.float64)
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    )
+
+
+def _floats(values: pa.ChunkedArray) -> NDArray[np.float64]:
+    return np.asarray(values.cast(pa.float64(), safe=False), np.float64)
+
+
+def _is_no_number(raw: pa.ChunkedArray, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell where a value is there, but infinite or no number; NaN counts as absent."""
+    texts = pc.utf8_lower(strings(raw))
+    present = np.asarray(pc.fill_null(pc.not_equal(texts, "nan"), False), bool)
+    return np.asarray(np.isinf(values) | (np.isnan(values) & present))
+
+
+def _event_ids(
+    users: pa.ChunkedArray,
+    items: pa.ChunkedArray,
+    times: NDArray[np.int64],
+    types: pa.ChunkedArray,
+    values: NDArray[np.float64],
+) -> pa.Array:
+    """Hash the content of each row, so that the same event read twice is one event."""
+    rows = zip(
+        users.to_pylist(),
+        items.to_pylist(),
+        times.tolist(),
+        values.tolist(),
+        types.to_pylist(),
+        strict=True,
+    )
+    contents = ("\x1f".join(map(str, row)).encode() for row in rows)
+    return pa.array([hashlib.blake2b(row, digest_size=12).hexdigest() for row in contents])

@@ -1,0 +1,163 @@
+"""One file of any supported format -> blocks of its rows, as they stand in it.
+
+Knows formats and nothing else. What a file says decides the types: text formats give text, so that
+an identifier `007` stays `007` whatever else is in its column; Parquet and JSON keep theirs.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from heliograph.config import TableConfig
+from heliograph.workspace import InputError
+
+_NULLS = ["", "NULL", "null", "\\N"]  # how databases export null; quoted, they stay text
+_CSV_BLOCK_BYTES = 16 << 20  # a row must fit; Arrow's default of 1 MB is less than some texts
+
+
+def read_file(path: str, table: TableConfig) -> Iterator[pa.Table]:
+    """Read the blocks of rows of one file; a file without rows has none.
+
+    Raises:
+        InputError: The file is not in the format; the message names it.
+    """
+    try:
+        for block in _READERS[table.format](path, table):
+            if block.num_rows:
+                yield _without_repeated_names(block)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read as {table.format}: {error}") from error
+
+
+def _without_repeated_names(block: pa.Table) -> pa.Table:
+    repeated = [name for name, count in Counter(block.column_names).items() if count > 1]
+    if repeated:
+        raise InputError(f"column {repeated[0]!r} stands there twice; rename one of them")
+    return block
+
+
+def _open_text(path: str) -> io.TextIOWrapper:
+    """Open a text file, unpacked if its name ends in .gz, .bz2 or .zst."""
+    return io.TextIOWrapper(pa.input_stream(path), encoding="utf-8-sig")
+
+
+def _read_csv(path: str, table: TableConfig) -> Iterator[pa.Table]:
+    return _read_delimited(
+        path, pacsv.ParseOptions(delimiter=table.delimiter, newlines_in_values=True)
+    )
+
+
+def _read_delimited(path: str, parsing: pacsv.ParseOptions) -> Iterator[pa.Table]:
+    """Every value is read as the text that it is: an identifier 007 stays 007."""
+    reading = pacsv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES)
+    with pacsv.open_csv(path, read_options=reading, parse_options=parsing) as file:
+        names = file.schema.names
+    converting = pacsv.ConvertOptions(
+        column_types={name: pa.string() for name in names},
+        null_values=_NULLS,
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+    )
+    with pacsv.open_csv(
+        path, read_options=reading, parse_options=parsing, convert_options=converting
+    ) as file:
+        for batch in file:
+            yield pa.Table.from_batches([batch])
+
+
+def _read_recbole(path: str, table: TableConfig) -> Iterator[pa.Table]:
+    """Atomic files: tab-separated, the type of a column behind a colon in its name."""
+    with _open_text(path) as file:
+        header = file.readline().rstrip("\r\n").split("\t")
+    names, colons, types = zip(*(column.rpartition(":") for column in header), strict=True)
+    if not {"token", "token_seq", "float", "float_seq"}.issuperset(types):
+        raise InputError(
+            "every column of the first line of an atomic file ends in a type such as :token, "
+            f"but it reads {header}; set format to csv if it is plain text with a delimiter"
+        )
+    for block in _read_delimited(path, pacsv.ParseOptions(delimiter="\t", quote_char=False)):
+        yield block.rename_columns(names)
+
+
+def _read_parquet(path: str, table: TableConfig) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            yield pa.Table.from_batches([batch])
+
+
+def _read_jsonl(path: str, table: TableConfig) -> Iterator[pa.Table]:
+    """One object a line. The file is one block: what its columns are shows at its end."""
+    with _open_text(path) as file:
+        rows = [_parse_object(line, at) for at, line in enumerate(file, start=1) if line.strip()]
+    if rows:
+        names = dict.fromkeys(name for row in rows for name in row)
+        yield pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+
+
+def _parse_object(line: str, number: int) -> dict[str, object]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"line {number} is not JSON: {error}: {line[:80].strip()}") from error
+    if not isinstance(row, dict):
+        raise InputError(f"line {number} should hold an object, but reads {line[:80].strip()}")
+    return {name: _plain(value) for name, value in row.items()}
+
+
+def _plain(value: object) -> object:
+    """Keep JSON's scalars and lists; an object inside a row becomes its text."""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return [_plain(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _column(values: list[object]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # 1 in one row, "1" in another
+        if any(isinstance(value, list) for value in values):
+            return pa.array([None if value is None else _texts(value) for value in values])
+        return pa.array([None if value is None else str(value) for value in values])
+
+
+def _texts(value: object) -> list[str]:
+    return [str(entry) for entry in (value if isinstance(value, list) else [value])]
+
+
+def _read_sequences(path: str, table: TableConfig) -> Iterator[pa.Table]:
+    """One user a line; the place of an item in all lines of its user serves as its time."""
+    length: Counter[str] = Counter()
+    with _open_text(path) as file:
+        while lines := [line.split() for line in islice(file, 10_000)]:
+            users: list[str] = []
+            items: list[str] = []
+            positions: list[int] = []
+            for user, *sequence in filter(None, lines):
+                users += [user] * len(sequence)
+                items += sequence
+                positions += range(length[user], length[user] + len(sequence))
+                length[user] += len(sequence)
+            yield pa.table(
+                {
+                    "user_id": pa.array(users, pa.string()),
+                    "item_id": pa.array(items, pa.string()),
+                    "timestamp": pa.array(positions, pa.int64()),
+                }
+            )
+
+
+_READERS: dict[str, Callable[[str, TableConfig], Iterator[pa.Table]]] = {
+    "csv": _read_csv,
+    "recbole": _read_recbole,
+    "parquet": _read_parquet,
+    "jsonl": _read_jsonl,
+    "sequences": _read_sequences,
+}

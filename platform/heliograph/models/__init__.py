@@ -1,0 +1,54 @@
+"""The recommenders: one file an algorithm, behind one small interface.
+
+A model is fitted on `TrainingData` and scores every item for a batch of histories. It knows
+item numbers, not identifiers, and nothing about which items a user has already seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heliograph.events import History
+
+MODEL_FILE = "model.safetensors"
+
+
+class Model(Protocol):
+    """What every recommender can do."""
+
+    def scores(self, histories: Sequence[History]) -> NDArray[np.float32]:
+        """Score all items for each history.
+
+        Args:
+            histories: Item numbers, oldest first; may be empty.
+
+        Returns:
+            (histories, items), higher is better; -inf where the model has no opinion.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the model into a folder, without pickle."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        ...
+
+
+@runtime_checkable
+class VectorModel(Model, Protocol):
+    """A model whose score is an inner product, so that an index can find the best items."""
+
+    item_vectors: NDArray[np.float32]
+    """(items, dim)"""
+
+    def queries(self, histories: Sequence[History]) -> NDArray[np.float32]:
+        """Return (histories, dim) user vectors; zero for a history that says nothing."""
+        ...

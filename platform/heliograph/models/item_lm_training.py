@@ -1,0 +1,311 @@
+"""Fits the item LM: next-item prediction with a softmax over the whole catalogue.
+
+Every epoch ends with a validation and a checkpoint, so a killed run goes on where it was and
+an early stop returns the best epoch, not the last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from heliograph.config import ItemLMConfig, TrainConfig
+from heliograph.evaluation import ndcg, rank_of, top_items
+from heliograph.events import History, LeaveOneOut
+from heliograph.models.item_lm import (
+    BOS,
+    FIRST_ITEM,
+    ItemLM,
+    ItemLMNetwork,
+    batches_by_length,
+    pad,
+)
+from heliograph.models.softmax_loss import softmax_loss
+from heliograph.workspace import InputError, digest_of, write_json
+
+CHECKPOINT = "checkpoint"
+RUN_FILE = "run.json"
+IGNORED = -100
+"""Target of a padded position, left out of the loss."""
+
+VALIDATION_BATCH = 1024
+"""Users scored at once: bounds the memory that their scores of all items take."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to."""
+
+    number: int
+    loss: float
+    """Mean cross-entropy of the next item, nats."""
+
+    validation_ndcg: float
+    seconds: float
+
+
+EpochDone = Callable[[Epoch], None]
+
+
+def fit_item_lm(
+    config: ItemLMConfig,
+    train: TrainConfig,
+    split: LeaveOneOut,
+    text_vectors: NDArray[np.float32],
+    seed: int,
+    checkpoint: Path,
+    epoch_done: EpochDone,
+) -> tuple[ItemLM, list[Epoch]]:
+    """Train until validation NDCG@10 stops improving, or epochs or minutes run out.
+
+    Args:
+        config: Shape of the model.
+        train: How it is trained.
+        split: Training histories and validation items.
+        text_vectors: (items, dim) of length 1.
+        seed: Two runs with the same seed, data, threads and machine give the same model.
+        checkpoint: Folder that is written every epoch; a run of the same data, seed and settings
+            that is found there is continued, any other is replaced.
+        epoch_done: Told about every epoch.
+
+    Returns:
+        The model of the best epoch, and all epochs.
+
+    Raises:
+        InputError: The checkpoint is damaged.
+    """
+    torch.manual_seed(seed)
+    device = _device(train)
+    network = ItemLMNetwork(config, text_vectors, train.dropout).to(device)
+    optimizer = torch.optim.AdamW(_parameter_groups(network, train), lr=train.lr, fused=True)
+    run = _Run(network, optimizer, checkpoint, _task(config, train, split, text_vectors, seed))
+    run.restore()
+    histories = split.train.histories()
+    started = time.perf_counter() - sum(epoch.seconds for epoch in run.epochs)
+    while not _is_finished(run.epochs, train, time.perf_counter() - started):
+        begin = time.perf_counter()
+        number = len(run.epochs) + 1
+        torch.manual_seed(seed + number)  # dropout after a resume is that of an unbroken run
+        loss = _train_epoch(
+            network, optimizer, histories, train, np.random.default_rng([seed, number])
+        )
+        score = validation_ndcg(network, split)
+        run.finish(Epoch(number, loss, score, time.perf_counter() - begin))
+        epoch_done(run.epochs[-1])
+    return run.best_model(), run.epochs
+
+
+def validation_ndcg(network: ItemLMNetwork, split: LeaveOneOut) -> float:
+    """Return NDCG@10 of the validation items among all items, seen ones masked; 0 without any."""
+    network.eval()
+    histories = split.validation_histories()
+    total = 0.0
+    with torch.inference_mode():
+        model = ItemLM(network, network.embeddings())
+        for start in range(0, len(histories), VALIDATION_BATCH):
+            some = slice(start, start + VALIDATION_BATCH)
+            top = top_items(model.scores(histories[some]), histories[some], 10)
+            total += float(ndcg(rank_of(split.validation[some], top), 10).sum())
+    return total / max(len(histories), 1)
+
+
+def windows(
+    histories: Sequence[History], max_history: int, rng: np.random.Generator
+) -> list[NDArray[np.int32]]:
+    """Cut histories into training sequences of at most `max_history` items.
+
+    Long histories are cut at places that differ between epochs, so that every item is learned
+    with long and with short contexts.
+    """
+    sequences = []
+    for history in histories:
+        if len(history) <= max_history:
+            first = len(history)
+        else:
+            first = int(rng.integers(max_history // 2, max_history + 1))
+        cuts = [0, *range(first, len(history), max_history), len(history)]
+        sequences += [history[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+    return sequences
+
+
+def _train_epoch(
+    network: ItemLMNetwork,
+    optimizer: torch.optim.Optimizer,
+    histories: Sequence[History],
+    train: TrainConfig,
+    rng: np.random.Generator,
+) -> float:
+    network.train()
+    total, count = 0.0, 0
+    for tokens, targets in _batches(histories, network.config.max_history, train, rng):
+        tokens, targets = tokens.to(network.residual.device), targets.to(network.residual.device)
+        embeddings = network.embeddings()
+        states = network(tokens, embeddings)
+        predicted = targets != IGNORED
+        items = embeddings[FIRST_ITEM : FIRST_ITEM + network.n_items]
+        loss = softmax_loss(states[predicted], items, targets[predicted])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        size = int(predicted.sum())
+        total, count = total + float(loss.detach()) * size, count + size
+    return total / max(count, 1)
+
+
+def _batches(
+    histories: Sequence[History], max_history: int, train: TrainConfig, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    cut = windows(histories, max_history, rng)
+    sequences = [cut[row] for row in rng.permutation(len(cut))]  # equally long ones mix anew
+    lengths = [len(sequence) for sequence in sequences]
+    groups = list(batches_by_length(lengths, train.tokens_per_batch))
+    for group in rng.permutation(len(groups)):
+        chosen = [sequences[row] for row in groups[group]]
+        inputs = [[BOS, *(sequence[:-1] + FIRST_ITEM).tolist()] for sequence in chosen]
+        yield pad(inputs), pad([sequence.tolist() for sequence in chosen], IGNORED)
+
+
+def _parameter_groups(network: ItemLMNetwork, train: TrainConfig) -> list[dict[str, Any]]:
+    matrices = [parameter for parameter in network.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in network.parameters() if parameter.dim() <= 1]
+    return [
+        {"params": matrices, "weight_decay": train.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def _quality(epoch: Epoch) -> tuple[float, float]:
+    """Order epochs; the loss decides among equals, as where there is nobody to validate on."""
+    return epoch.validation_ndcg, -epoch.loss
+
+
+def _is_finished(epochs: Sequence[Epoch], train: TrainConfig, seconds: float) -> bool:
+    if not epochs:
+        return False
+    best = max(epochs, key=_quality)
+    return (
+        len(epochs) >= train.epochs
+        or len(epochs) - best.number >= train.patience
+        or seconds + epochs[-1].seconds > train.max_minutes * 60
+    )
+
+
+def _task(
+    config: ItemLMConfig,
+    train: TrainConfig,
+    split: LeaveOneOut,
+    text_vectors: NDArray[np.float32],
+    seed: int,
+) -> str:
+    """Hash what decides the course of a run, but not where it runs or when it stops."""
+    course = train.model_dump(exclude={"epochs", "patience", "max_minutes", "device"})
+    arrays = (split.train.offsets, split.train.items, split.users, split.validation, text_vectors)
+    data = [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in arrays]
+    return digest_of(config.model_dump_json(), json.dumps(course), str(seed), *data)
+
+
+def _device(train: TrainConfig) -> torch.device:
+    if train.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(train.device)
+
+
+class _Run:
+    """The state of a training run, in memory and in its checkpoint folder.
+
+    Tensors are kept as safetensors and numbers as JSON. `run.json` is written last and names the
+    tensors that belong to it, so a kill at any moment leaves one whole checkpoint.
+    """
+
+    def __init__(
+        self, network: ItemLMNetwork, optimizer: torch.optim.Optimizer, folder: Path, task: str
+    ) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.folder = folder
+        self.task = task
+        self.epochs: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+
+    def finish(self, epoch: Epoch) -> None:
+        """Note an epoch and write the checkpoint."""
+        if all(_quality(epoch) > _quality(earlier) for earlier in self.epochs):
+            self.best = {name: t.detach().clone() for name, t in self.network.state_dict().items()}
+        self.epochs.append(epoch)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = self.folder / f"epoch-{epoch.number:04d}.safetensors"
+        save_file(self._tensors(), tensors)
+        record = {
+            "task": self.task,
+            "tensors": tensors.name,
+            "epochs": [asdict(entry) for entry in self.epochs],
+        }
+        write_json(self.folder / RUN_FILE, record)
+        for path in self.folder.glob("epoch-*"):
+            if path != tensors:
+                path.unlink()
+
+    def restore(self) -> None:
+        """Go on from the checkpoint, if there is one of the same task.
+
+        Raises:
+            InputError: Its tensors are missing or damaged.
+        """
+        if not (self.folder / RUN_FILE).is_file():
+            return
+        record = json.loads((self.folder / RUN_FILE).read_text())
+        if record["task"] != self.task:
+            return
+        path = self.folder / record["tensors"]
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"checkpoint {path} is damaged ({error}); "
+                f"delete {self.folder} to train from the beginning"
+            ) from error
+        self.epochs = [Epoch(**entry) for entry in record["epochs"]]
+        parts: dict[str, dict[str, Tensor]] = {"last": {}, "best": {}, "adam": {}}
+        for key, tensor in tensors.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = tensor
+        self.network.load_state_dict(parts["last"])
+        self.best = parts["best"]
+        state = self.optimizer.state_dict()
+        state["state"] = {}
+        for key, tensor in parts["adam"].items():
+            index, _, name = key.partition("/")
+            state["state"].setdefault(int(index), {})[name] = tensor
+        self.optimizer.load_state_dict(state)
+
+    def best_model(self) -> ItemLM:
+        """Return the model of the best epoch."""
+        self.network.load_state_dict(self.best)
+        self.network.eval()
+        with torch.no_grad():
+            return ItemLM(self.network, self.network.embeddings().detach())
+
+    def _tensors(self) -> dict[str, Tensor]:
+        adam = self.optimizer.state_dict()["state"]
+        return (
+            {f"last/{name}": tensor.clone() for name, tensor in self.network.state_dict().items()}
+            | {f"best/{name}": tensor.clone() for name, tensor in self.best.items()}
+            | {
+                f"adam/{index}/{name}": tensor.clone()
+                for index, entries in adam.items()
+                for name, tensor in entries.items()
+            }
+        )

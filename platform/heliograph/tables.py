@@ -1,0 +1,267 @@
+"""Files of any supported format -> one table of cleaned rows, none of them dropped.
+
+Knows formats, not what items or events are. Ray Data spreads the files over the cluster and
+cleans each where it is read; the order of files and rows is kept, because it decides between
+events of the same second. A file that cannot be used comes back as a row that says why: an
+exception inside a Ray task would reach the user as two pages of traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+from numpy.typing import NDArray
+
+from heliograph.config import TableConfig
+from heliograph.formats import read_file
+from heliograph.workspace import InputError, source_files
+
+MAX_ID_LENGTH = 512
+
+REASON = "_reason"
+"""Column of a cleaned table: why the row is refused, or null."""
+
+ROW = "_row"
+"""Column of a cleaned table: a refused row as it came, as JSON, or null."""
+
+_PROBLEM = "_problem"
+_MAX_TASKS = 256  # of one job: a task costs some 20 ms, so many small files share one
+
+Clean = Callable[[pa.Table], pa.Table]
+
+
+def read_cleaned(
+    table: TableConfig, required: Mapping[str, str], optional: Mapping[str, str], clean: Clean
+) -> pa.Table:
+    """Read every file of a table and clean the rows where they are read.
+
+    Args:
+        table: Location and format.
+        required: Column that every file must have -> the setting that names it.
+        optional: Column that one file at least must have -> the setting that names it.
+        clean: Rows as they are in a file -> rows of one schema with the columns REASON and ROW.
+
+    Raises:
+        InputError: Nothing is at the location, a file is not in the format or lacks a column,
+            or there are no rows.
+    """
+    files = [str(file) for file in source_files(table.path)]
+    names = {
+        path: columns
+        for block in _over_files(files, _list_columns, {"table": table})
+        for path, columns in zip(*block.to_pydict().values(), strict=True)
+    }
+    _require_columns(names, required, optional, table)
+    return _concatenate(_over_files(files, _clean_files, {"table": table, "clean": clean}))
+
+
+def column(rows: pa.Table, name: str | None) -> pa.ChunkedArray:
+    """Return a column, or nulls where the rows have none of that name."""
+    if name in rows.column_names:
+        return rows[name]
+    return pa.chunked_array([pa.nulls(rows.num_rows)])
+
+
+def strings(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return values as strings without space around them; what is empty becomes null.
+
+    Raises:
+        InputError: The values are lists, structures or bytes that are not text.
+    """
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if pa.types.is_floating(values.type):  # whole numbers among nulls are floats in pandas
+        values = pc.if_else(pc.is_finite(values), values, None)  # and 7.0 becomes "7" below
+    try:
+        text = pc.utf8_trim_whitespace(values.cast(pa.string()))
+    except pa.ArrowException as error:
+        raise InputError(f"values of type {values.type} cannot be read as text: {error}") from error
+    return pc.if_else(pc.equal(text, ""), None, text)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Tell whether values of a type are lists."""
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def refuse_ids(ids: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Return, for each row, why its value cannot be an identifier, or null if it can."""
+    distinct = ids.unique()  # far fewer than rows
+    reasons = [
+        None if problem is None else f"{name} {problem}"
+        for problem in map(bad_id, distinct.to_pylist())
+    ]
+    return pa.array(reasons, pa.string()).take(pc.index_in(ids, value_set=distinct))
+
+
+def bad_id(identifier: object) -> str | None:
+    """Return why a value cannot be an identifier, or None if it can."""
+    if not isinstance(identifier, str) or not identifier.strip():
+        return "is missing"
+    if len(identifier) > MAX_ID_LENGTH:
+        return f"has more than {MAX_ID_LENGTH} characters"
+    if not identifier.isprintable():
+        return "has characters that cannot be printed"
+    return None
+
+
+def with_refusals(
+    cleaned: pa.Table, reasons: Sequence[pa.ChunkedArray], came: pa.Table
+) -> pa.Table:
+    """Add to cleaned rows the first reason that applies and, where one does, the row as it came."""
+    reason = pc.coalesce(*reasons)
+    refused = np.flatnonzero(reason.is_valid())
+    rows = np.full(cleaned.num_rows, None, dtype=object)
+    rows[refused] = _as_json(came.take(refused))
+    return cleaned.append_column(REASON, reason).append_column(ROW, pa.array(rows, pa.string()))
+
+
+def refuse(rows: pa.Table, where: NDArray[np.bool_], reason: str) -> pa.Table:
+    """Give a reason to the rows of a mask; a row that has one keeps it."""
+    reasons = pc.coalesce(rows[REASON], reason_where(where, reason))
+    return rows.set_column(rows.column_names.index(REASON), REASON, reasons)
+
+
+def reason_where(mask: NDArray[np.bool_], reason: str) -> pa.Array:
+    """Return the reason where the mask is true, null elsewhere."""
+    return pc.if_else(pa.array(mask), reason, pa.scalar(None, pa.string()))
+
+
+def split_refused(rows: pa.Table, ids: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+    """Split cleaned rows into those to keep and those refused.
+
+    Returns:
+        The rows without a reason, and the rejected: their `ids`, `reason` and `row` (JSON).
+    """
+    kept = rows.filter(rows[REASON].is_null()).drop_columns([REASON, ROW])
+    refused = rows.filter(rows[REASON].is_valid())
+    cleaned = pa.array(_as_json(refused.drop_columns([REASON, ROW])), pa.string())
+    rejected = refused.select(ids).append_column("reason", refused[REASON])
+    return kept, rejected.append_column("row", pc.coalesce(refused[ROW], cleaned))
+
+
+def describe_refusals(rejected: pa.Table) -> str:
+    """Name the most frequent reasons and an example, for a message."""
+    counts = Counter(rejected["reason"].to_pylist()).most_common(3)
+    reasons = "; ".join(f"{count} x {reason}" for reason, count in counts)
+    return f"{reasons}; the first such row is {rejected['row'][0].as_py()[:200]}"
+
+
+def _over_files(
+    files: list[str], work: Callable[..., Iterator[pa.Table]], settings: dict[str, Any]
+) -> list[pa.Table]:
+    """Run work(paths, **settings) on all files, spread over Ray tasks, in order."""
+    dataset = ray.data.from_items(files, override_num_blocks=min(len(files), _MAX_TASKS))
+    dataset.context.execution_options.preserve_order = True
+    done = dataset.map_batches(work, batch_format="pyarrow", batch_size=None, fn_kwargs=settings)
+    results: Iterable[pa.Table] = done.iter_batches(batch_format="pyarrow", batch_size=None)
+    blocks = []
+    for block in results:
+        for problem in column(block, _PROBLEM).drop_null().to_pylist():
+            raise InputError(problem)
+        if block.num_rows:
+            blocks.append(block)
+    return blocks
+
+
+def _list_columns(paths: pa.Table, table: TableConfig) -> Iterator[pa.Table]:
+    for path in paths["item"].to_pylist():
+        try:
+            for first in islice(read_file(path, table), 1):
+                yield pa.table({"path": [path], "columns": [first.column_names]})
+        except InputError as error:
+            yield pa.table({_PROBLEM: [str(error)]})
+
+
+def _clean_files(paths: pa.Table, table: TableConfig, clean: Clean) -> Iterator[pa.Table]:
+    try:
+        blocks = [
+            block for path in paths["item"].to_pylist() for block in _clean_file(path, table, clean)
+        ]
+        if blocks:
+            yield _concatenate(blocks)
+    except InputError as error:
+        yield pa.table({_PROBLEM: [str(error)]})
+
+
+def _clean_file(path: str, table: TableConfig, clean: Clean) -> Iterator[pa.Table]:
+    for block in read_file(path, table):
+        try:
+            yield clean(block)
+        except (InputError, pa.ArrowException) as error:
+            raise InputError(f"{path}: {error}") from error
+
+
+def _require_columns(
+    names: Mapping[str, Sequence[str]],
+    required: Mapping[str, str],
+    optional: Mapping[str, str],
+    table: TableConfig,
+) -> None:
+    if not names:
+        raise InputError(f"{table.path} holds no rows; check that it is the right file")
+    for path, present in names.items():
+        for name, setting in required.items():
+            if name not in present:
+                raise _lacking(path, name, setting, present)
+    present = list(dict.fromkeys(name for columns in names.values() for name in columns))
+    for name, setting in optional.items():
+        if name not in present:
+            raise _lacking(table.path, name, setting, present)
+
+
+def _lacking(path: str, name: str, setting: str, present: Sequence[str]) -> InputError:
+    return InputError(
+        f"{path} has no column {name!r}, which {setting} names; its columns are "
+        f"{', '.join(present)}. Set {setting} to the one that is meant"
+    )
+
+
+def _concatenate(blocks: Sequence[pa.Table]) -> pa.Table:
+    """Join blocks; a column whose type differs between files becomes text."""
+    for name in dict.fromkeys(name for block in blocks for name in block.column_names):
+        schemas = [block.schema.field(name) for block in blocks if name in block.column_names]
+        try:
+            pa.unify_schemas([pa.schema([f]) for f in schemas], promote_options="permissive")
+        except pa.ArrowException:
+            blocks = [_as_text(block, name) for block in blocks]
+    return pa.concat_tables(blocks, promote_options="permissive")
+
+
+def _as_text(block: pa.Table, name: str) -> pa.Table:
+    if name not in block.column_names:
+        return block
+    try:
+        text = strings(block[name])
+    except InputError as error:
+        raise InputError(
+            f"column {name!r} differs in type between files: {error}; "
+            "write it with one type, or leave it out"
+        ) from error
+    return block.set_column(block.column_names.index(name), name, text)
+
+
+def _as_json(rows: pa.Table) -> list[str]:
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_temporal(field.type):  # Python has no year 10000, Arrow has
+            rows = rows.set_column(place, field.name, rows[place].cast(pa.string()))
+    return [
+        json.dumps({name: _finite(value) for name, value in row.items()}, default=str)
+        for row in rows.to_pylist()
+    ]
+
+
+def _finite(value: object) -> object:
+    """Return a value that JSON has: it lacks NaN and infinity."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,57 @@
+"""Wires the graph: Recommend -> Retrieve -> Rank, with every deployment's options in one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from heliograph.bundle import open_bundle
+from heliograph.config import Config, DeploymentConfig, ServeConfig
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig
+
+from heliograph_serve.rank import Rank
+from heliograph_serve.recommend import Recommend, http
+from heliograph_serve.retrieve import Retrieve
+
+APP_NAME = "heliograph"
+BATCHES_IN_QUEUE = 64
+"""Batches of all ingress replicas that a replica accepts at once."""
+
+
+class GraphArgs(Config):
+    """Arguments of the application."""
+
+    bundle: Path
+    """A bundle, or a folder of bundles, of which the newest is served. Every node must see it."""
+
+    serve: ServeConfig | None = None
+    """How to serve; default: as the bundle's configuration says."""
+
+
+def app(args: GraphArgs) -> Application:
+    """Build the graph. Named in serve_apps/recommend.yaml as `heliograph_serve.app:app`."""
+    opened = open_bundle(args.bundle)
+    settings = args.serve or opened.config.serve
+    retrieve = _deployment(Retrieve, settings.retrieve, BATCHES_IN_QUEUE).bind(opened.folder)
+    rank = _deployment(Rank, settings.rank, BATCHES_IN_QUEUE).bind(opened.folder, settings)
+    ingress = serve.ingress(http)(Recommend)
+    return _deployment(ingress, settings.recommend, max_ongoing=1024).bind(
+        opened.folder, settings, retrieve, rank
+    )
+
+
+def _deployment(kind: type, settings: DeploymentConfig, max_ongoing: int) -> serve.Deployment:
+    return serve.deployment(
+        name=kind.__name__,
+        max_ongoing_requests=max_ongoing,
+        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=settings.min_replicas,
+            max_replicas=settings.max_replicas,
+            target_ongoing_requests=settings.target_ongoing_requests,
+        ),
+        health_check_period_s=2,
+        health_check_timeout_s=10,
+        graceful_shutdown_timeout_s=5,
+    )(kind)

@@ -1,0 +1,62 @@
+"""The `heliograph serve` command."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+console = Console()
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder of bundles: the newest.")],
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Serve a bundle until Ctrl-C.
+
+    Starts Ray if none runs, joins the cluster if one does.
+
+    Example: heliograph serve examples/movielens/workspace/bundles --port 8000
+    """
+    from heliograph.bundle import open_bundle
+
+    from heliograph_serve.graph import dashboard_url, running_graph
+
+    settings = open_bundle(bundle).config.serve
+    changed = {"host": host, "port": port}
+    settings = settings.model_copy(
+        update={name: value for name, value in changed.items() if value is not None}
+    )
+    console.print(f"starting the graph of {bundle} ...")
+    with stopped_by_signal(), running_graph(bundle, settings) as url:
+        console.print(f"endpoint   {url}\nAPI        {url}/docs\ndashboard  {dashboard_url()}")
+        console.print("Ctrl-C stops it")
+        signal.pause()
+    console.print("stopped")
+
+
+@contextmanager
+def stopped_by_signal() -> Iterator[None]:
+    """Leave the block on Ctrl-C or SIGTERM, in a way that lets it clean up; no error remains."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not stop the clean-up
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {name: signal.signal(name, interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

@@ -1,0 +1,91 @@
+"""Runs the graph on a Ray cluster and takes it down again."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import ray
+from heliograph.bundle import open_bundle
+from heliograph.cluster import ray_cluster
+from heliograph.config import ServeConfig
+from heliograph.workspace import InputError
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from heliograph_serve.app import APP_NAME, GraphArgs, app
+
+START_TIMEOUT_S = 300.0
+
+
+@contextmanager
+def running_graph(bundle: Path, settings: ServeConfig | None = None) -> Iterator[str]:
+    """Serve a bundle for as long as the block runs; yields the URL of the endpoint.
+
+    Joins a running Ray cluster, or starts one and ends it with the block.
+
+    Raises:
+        InputError: The bundle is not whole, or the port is busy.
+    """
+    opened = open_bundle(bundle)
+    opened.check()
+    settings = settings or opened.config.serve
+    require_free_port(settings.host, settings.port)
+    with ray_cluster(dashboard=True):
+        quiet = logging.getLogger("ray.serve")
+        quiet.setLevel(logging.ERROR)
+        serve.start(
+            proxy_location="EveryNode",
+            http_options=HTTPOptions(host=settings.host, port=settings.port),
+        )
+        try:
+            serve.run(
+                app(GraphArgs(bundle=opened.folder, serve=settings)),
+                name=APP_NAME,
+                route_prefix="/",
+            )
+            url = f"http://{settings.host}:{settings.port}"
+            wait_until_ready(url)
+            yield url
+        finally:
+            serve.shutdown()
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Raise `InputError` if something else listens there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(
+                f"port {port} of {host} cannot be used ({error.strerror}); "
+                "stop what listens there or choose another with --port"
+            ) from error
+
+
+def wait_until_ready(url: str) -> None:
+    """Return once every stage of the graph answers."""
+    give_up = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            reply = httpx.get(f"{url}/readyz", timeout=5)
+            if reply.status_code == 200 and all(reply.json()["stages"].values()):
+                return
+            seen = reply.text
+        except httpx.HTTPError as error:
+            seen = str(error)
+        if time.monotonic() > give_up:
+            raise RuntimeError(f"the graph at {url} is not ready after 300 s: {seen}")
+        time.sleep(0.1)
+
+
+def dashboard_url() -> str | None:
+    """Return the URL of the Ray dashboard, if the cluster has one."""
+    address = ray.worker.get_dashboard_url()
+    return f"http://{address}" if address else None

@@ -1,0 +1,301 @@
+"""The ingress: answers a request with the best tier that keeps its deadline.
+
+The file reads in the order a request travels: who asks, what may be recommended, candidates,
+scores, answer. A stage that fails or is late is left out and the answer says so; a request
+never fails because the ranking model did.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from fastapi import FastAPI, Response
+from fastapi import Path as PathParameter
+from heliograph import __version__
+from heliograph.bundle import open_bundle
+from heliograph.candidates import Candidates, popular_candidates, source_names
+from heliograph.config import ServeConfig
+from heliograph.events import History
+from heliograph.ranking import reorder
+from heliograph.tables import MAX_ID_LENGTH
+from numpy.typing import NDArray
+from ray.serve.handle import DeploymentHandle
+
+from heliograph_serve.api import (
+    ApiError,
+    ErrorBody,
+    Health,
+    Readiness,
+    RecommendationRequest,
+    Recommendations,
+    RecommendedItem,
+    SimilarItem,
+    SimilarItems,
+    Status,
+    Tier,
+    install_error_handlers,
+)
+from heliograph_serve.rank import Scoring
+from heliograph_serve.retrieve import Lookup
+from heliograph_serve.stage import Stage, StageUnavailable
+
+LATENCIES_KEPT = 2000
+READY_TIMEOUT_S = 2.0
+SIMILAR_TIMEOUT_S = 5.0
+
+http = FastAPI(
+    title="heliograph",
+    version=__version__,
+    summary="Recommendations by a generative language model over FAISS retrieval.",
+)
+install_error_handlers(http)
+ERRORS: dict[int | str, dict[str, object]] = {
+    400: {"model": ErrorBody, "description": "The body is not JSON."},
+    422: {"model": ErrorBody, "description": "The request is not valid; the message says why."},
+}
+
+
+@dataclass
+class Clock:
+    """The time of one request."""
+
+    deadline_s: float
+    started: float = field(default_factory=time.perf_counter)
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    def left_s(self) -> float:
+        """Return the time until the deadline, never negative."""
+        return max(0.0, self.deadline_s - (time.perf_counter() - self.started))
+
+    def lap(self, stage: str) -> None:
+        """Note the time since the start or the last lap as that of a stage."""
+        spent = (time.perf_counter() - self.started) * 1000
+        self.timings_ms[stage] = round(spent - sum(self.timings_ms.values()), 3)
+
+
+class Recommend:
+    """Finds the history, asks retrieval, asks the item LM, answers."""
+
+    def __init__(
+        self,
+        bundle: Path,
+        serve: ServeConfig,
+        retrieve: DeploymentHandle[object],
+        rank: DeploymentHandle[object],
+    ) -> None:
+        opened = open_bundle(bundle)
+        self.bundle_id = opened.id
+        self.serve = serve
+        self.config = opened.config
+        self.blend_weight = opened.blend_weight()
+        self.catalogue = opened.catalogue()
+        self.titles = self.catalogue.titles
+        self.histories = opened.histories()
+        self.by_popularity = opened.popularity().ranking()
+        self.similar_items = retrieve.similar
+        self.retrieve: Stage[Lookup, Candidates] = Stage(
+            "retrieve", retrieve.retrieve.remote, serve.max_batch_size
+        )
+        self.rank: Stage[Scoring, NDArray[np.float32]] = Stage(
+            "rank", rank.score.remote, serve.max_batch_size
+        )
+        self.started = time.monotonic()
+        self.answers: Counter[Tier] = Counter()
+        self.latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)
+
+    @http.post("/v1/recommendations", responses=ERRORS)
+    async def recommend(self, request: RecommendationRequest) -> Recommendations:
+        """Recommend items to a user, or to whoever has the given history."""
+        clock = Clock((request.deadline_ms or self.serve.deadline_ms) / 1000)
+        history = self._history(request)
+        lookup = self._lookup(request, history)
+        tier: Tier = "popular"
+        candidates = None
+        if len(history):
+            candidates = await self._candidates(lookup, clock)
+        if candidates is not None:
+            tier = "retrieval"
+            scores = await self._scores(history, candidates, clock)
+            if scores is not None:
+                tier = "generative"
+                candidates = reorder(candidates, scores)
+        else:
+            candidates = self._popular(lookup)
+        items = self._items(candidates, request.n)
+        clock.lap("answer")
+        return self._answer(items, tier, clock)
+
+    @http.get("/v1/items/{item_id}/similar", responses=ERRORS | {404: {"model": ErrorBody}})
+    async def similar(
+        self,
+        item_id: Annotated[str, PathParameter(max_length=MAX_ID_LENGTH)],
+        n: int = 10,
+    ) -> SimilarItems:
+        """Return the items most like one item, by text and by who consumed them."""
+        if not 1 <= n <= len(self.catalogue):
+            raise ApiError(
+                422, "invalid_request", f"n must be from 1 to {len(self.catalogue)}, got {n}", "n"
+            )
+        item = self.catalogue.row_of.get(item_id)
+        if item is None:
+            raise ApiError(404, "unknown_item", f"no item {item_id!r} in the catalogue", "item_id")
+        found: Candidates = await self.similar_items.remote(item, n)
+        return SimilarItems(
+            item_id=item_id,
+            title=self.titles[item],
+            items=[
+                SimilarItem(
+                    item_id=self.catalogue.ids[row],
+                    title=self.titles[row],
+                    score=float(score),
+                    sources=source_names(int(bits)),
+                )
+                for row, score, bits in _entries(found)
+            ],
+            bundle=self.bundle_id,
+        )
+
+    @http.get("/healthz")
+    async def health(self) -> Health:
+        """Tell that the process lives."""
+        return Health()
+
+    @http.get("/readyz", responses={503: {"model": Readiness}})
+    async def ready(self, response: Response) -> Readiness:
+        """Try every stage with a small request."""
+        history = self.by_popularity[:1].astype(np.int32)
+        clock = Clock(READY_TIMEOUT_S)
+        lookup = Lookup(history=history, count=1, excluded=history)
+        candidates = await self._candidates(lookup, clock)
+        scores = None
+        if candidates is not None:
+            scores = await self._scores(history, candidates, clock)
+        if candidates is None:
+            response.status_code = 503
+        return Readiness(
+            ready=candidates is not None,
+            stages={"retrieve": candidates is not None, "rank": scores is not None},
+        )
+
+    @http.get("/v1/status")
+    async def status(self) -> Status:
+        """Tell what this replica has done since it started."""
+        latencies = np.array(self.latencies_ms)
+        return Status(
+            bundle=self.bundle_id,
+            version=__version__,
+            users=len(self.histories),
+            items=len(self.catalogue),
+            blend_weight=self.blend_weight,
+            uptime_s=round(time.monotonic() - self.started, 1),
+            answers={tier: self.answers[tier] for tier in ("generative", "retrieval", "popular")},
+            latency_ms={f"p{q}": round(float(np.percentile(latencies, q)), 2) for q in (50, 95, 99)}
+            if len(latencies)
+            else {},
+            stages={
+                stage.name: "open" if stage.is_open else "closed"
+                for stage in (self.retrieve, self.rank)
+            },
+        )
+
+    def _history(self, request: RecommendationRequest) -> History:
+        """Return the item numbers of the request's history; unknown users have none."""
+        if request.user_id is not None:
+            known = self.histories.find(request.user_id)
+            return np.zeros(0, np.int32) if known is None else known
+        return self._rows(request.history or [])
+
+    def _lookup(self, request: RecommendationRequest, history: History) -> Lookup:
+        for column in request.filter:
+            if column not in self.catalogue.table.column_names:
+                raise ApiError(
+                    422,
+                    "unknown_attribute",
+                    f"the catalogue has no {column!r}; it has "
+                    f"{', '.join(self.catalogue.table.column_names)}",
+                    f"filter.{column}",
+                )
+        return Lookup(
+            history=history,
+            count=max(self.config.candidates.count, request.n),
+            excluded=np.concatenate([history, self._rows(request.exclude)]),
+            conditions=request.filter,
+        )
+
+    def _rows(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
+        known = (self.catalogue.row_of.get(item_id) for item_id in item_ids)
+        return np.array([row for row in known if row is not None], np.int32)
+
+    async def _candidates(self, lookup: Lookup, clock: Clock) -> Candidates | None:
+        try:
+            return await self.retrieve.ask(lookup, clock.left_s())
+        except StageUnavailable:
+            return None
+        finally:
+            clock.lap("retrieve")
+
+    async def _scores(
+        self, history: History, candidates: Candidates, clock: Clock
+    ) -> NDArray[np.float32] | None:
+        """Return the final scores of a one-row batch, (1, candidates).
+
+        Only the first candidates fit into the engine's request; those behind keep their order
+        and stay behind.
+        """
+        size = self.config.candidates.count
+        items, fused = candidates.items[0, :size], candidates.scores[0, :size]
+        if not len(items):
+            return None
+        try:
+            scores = await self.rank.ask(Scoring(history, items, fused), clock.left_s())
+        except StageUnavailable:
+            return None
+        finally:
+            clock.lap("rank")
+        rest = candidates.items.shape[1] - len(scores)
+        behind = scores.min() - np.arange(1, rest + 1, dtype=np.float32)
+        return np.concatenate([scores, behind])[None, :]
+
+    def _popular(self, lookup: Lookup) -> Candidates:
+        eligible = self.catalogue.matching(lookup.conditions) if lookup.conditions else None
+        return popular_candidates(self.by_popularity, lookup.count, lookup.excluded, eligible)
+
+    def _items(self, candidates: Candidates, n: int) -> list[RecommendedItem]:
+        return [
+            RecommendedItem(
+                item_id=self.catalogue.ids[row],
+                title=self.titles[row],
+                score=float(score),
+                rank=rank,
+                sources=source_names(int(bits)),
+            )
+            for rank, (row, score, bits) in enumerate(_entries(candidates)[:n], start=1)
+        ]
+
+    def _answer(self, items: list[RecommendedItem], tier: Tier, clock: Clock) -> Recommendations:
+        total = (time.perf_counter() - clock.started) * 1000
+        self.answers[tier] += 1
+        self.latencies_ms.append(total)
+        return Recommendations(
+            items=items,
+            tier=tier,
+            bundle=self.bundle_id,
+            timings_ms=clock.timings_ms | {"total": round(total, 3)},
+        )
+
+
+def _entries(candidates: Candidates) -> list[tuple[int, float, int]]:
+    """Return item number, score and source bits of a one-row batch's items."""
+    return [
+        (int(item), float(score), int(bits))
+        for item, score, bits in zip(
+            candidates.items[0], candidates.scores[0], candidates.sources[0], strict=True
+        )
+        if item >= 0
+    ]

@@ -1,0 +1,119 @@
+"""A call to another deployment, as the ingress makes it: in batches, with a fuse.
+
+Requests that come in while a batch is away travel together in the next one, so a batch grows
+with the load and a single request never waits. (`serve.batch` forms its batches by a timer
+and before the last one is back, so under load they stay small.)
+
+A stage that keeps failing is left alone for a moment instead of costing every request its
+deadline; then one request tries it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Query = TypeVar("Query")
+Answer = TypeVar("Answer")
+
+FAILURES_TO_OPEN = 3
+"""Failed batches in a row after which the stage is left alone."""
+
+PAUSE_S = 0.5
+"""Time until a stage that was left alone is tried again."""
+
+BATCH_TIMEOUT_S = 5.0
+"""A batch that is away for longer counts as failed; requests have given up long before."""
+
+BATCHES_AWAY = 2
+"""One at work and one on its way keeps the stage busy; more would only make batches smaller."""
+
+logger = logging.getLogger("ray.serve")
+
+
+class StageUnavailable(RuntimeError):
+    """The stage did not answer; the caller goes on without it."""
+
+
+class Stage(Generic[Query, Answer]):
+    """Sends queries to a deployment and hands the answers back."""
+
+    def __init__(
+        self,
+        name: str,
+        send: Callable[[Sequence[Query]], Awaitable[Sequence[Answer]]],
+        max_batch_size: int,
+    ) -> None:
+        """Call the deployment through `send`, which answers queries in their order."""
+        self.name = name
+        self._send = send
+        self._max_batch_size = max_batch_size
+        self._waiting: deque[tuple[Query, asyncio.Future[Answer]]] = deque()
+        self._away: set[asyncio.Task[None]] = set()
+        self._failures = 0
+        self._retry_at = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the stage is left alone because it kept failing."""
+        return self._failures >= FAILURES_TO_OPEN
+
+    async def ask(self, query: Query, timeout_s: float) -> Answer:
+        """Return the answer to one query.
+
+        Raises:
+            StageUnavailable: No answer within the time, or the stage is failing.
+        """
+        now = time.monotonic()
+        if self.is_open:
+            if now < self._retry_at:
+                raise StageUnavailable(f"{self.name} is failing")
+            self._retry_at = now + PAUSE_S  # this request is the one that tries
+        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((query, done))
+        self._depart()
+        try:
+            return await asyncio.wait_for(done, timeout_s)
+        except TimeoutError:
+            self._failed(f"no answer within {timeout_s * 1000:.0f} ms")
+            raise StageUnavailable(f"{self.name} did not answer in time") from None
+
+    def _depart(self) -> None:
+        while self._waiting and len(self._away) < BATCHES_AWAY:
+            count = min(len(self._waiting), self._max_batch_size)
+            batch = [self._waiting.popleft() for _ in range(count)]
+            batch = [(query, done) for query, done in batch if not done.done()]  # gave up waiting
+            if batch:
+                task = asyncio.ensure_future(self._carry(batch))
+                self._away.add(task)
+                task.add_done_callback(self._arrived)
+
+    def _arrived(self, task: asyncio.Task[None]) -> None:
+        self._away.discard(task)
+        self._depart()
+
+    async def _carry(self, batch: list[tuple[Query, asyncio.Future[Answer]]]) -> None:
+        try:
+            call = self._send([query for query, _ in batch])
+            answers = await asyncio.wait_for(call, BATCH_TIMEOUT_S)
+        except Exception as error:  # whatever failed there, requests go on without this stage
+            self._failed(f"{type(error).__name__}: {error}")
+            for _, done in batch:
+                if not done.done():
+                    done.set_exception(StageUnavailable(f"{self.name} failed"))
+            return
+        self._failures = 0
+        for (_, done), answer in zip(batch, answers, strict=True):
+            with contextlib.suppress(asyncio.InvalidStateError):  # the request gave up meanwhile
+                done.set_result(answer)
+
+    def _failed(self, reason: str) -> None:
+        self._failures += 1
+        if self._failures == FAILURES_TO_OPEN:
+            self._retry_at = time.monotonic() + PAUSE_S
+            logger.warning("%s keeps failing (%s): answering without it", self.name, reason)

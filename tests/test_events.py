@@ -1,0 +1,394 @@
+"""Events: cleaning, numbering and the split for evaluation. No Ray: plain functions."""
+
+import json
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heliograph.catalog import Catalogue
+from heliograph.config import EventsConfig
+from heliograph.events import (
+    CLOCK_SKEW_US,
+    EVENTS,
+    Interactions,
+    clean_events,
+    leave_one_out,
+    number_events,
+    refuse_unknown_and_repeated,
+)
+from heliograph.tables import REASON
+from heliograph.workspace import InputError
+
+CONFIG = EventsConfig(path="events.csv", format="csv", value="value", type="type")
+NOW_US = 1_700_000_000_000_000
+CATALOGUE = Catalogue(pa.table({"item_id": ["a", "b", "c"]}))
+
+
+def clean(unit: str = "s", **columns: Any) -> pa.Table:
+    """Clean a table given by its columns; user, item and time have defaults."""
+    size = len(next(iter(columns.values())))
+    defaults = {"user_id": ["u"] * size, "item_id": ["a"] * size, "timestamp": list(range(size))}
+    return clean_events(
+        pa.table({**defaults, **columns}),
+        CONFIG.model_copy(update={"timestamp_unit": unit}),
+        NOW_US,
+    )
+
+
+def events(**columns: Any) -> tuple[pa.Table, pa.Table]:
+    """Return the events that are kept and the rejected rows."""
+    return refuse_unknown_and_repeated(clean(**columns), CATALOGUE)
+
+
+def times(column: pa.Array, unit: str = "s") -> list[int | None]:
+    """Return the microseconds that are read, None where the row is refused."""
+    cleaned = clean(unit, timestamp=column)
+    stamps = cleaned["timestamp"].cast(pa.int64()).to_pylist()
+    return [None if r else t for t, r in zip(stamps, cleaned[REASON].to_pylist(), strict=True)]
+
+
+def test_an_event_has_every_column_of_the_schema() -> None:
+    kept, rejected = events(user_id=[7], item_id=["a"], timestamp=[5], type=["like"], value=["3.5"])
+    assert kept.schema == EVENTS
+    row = kept.to_pylist()[0]
+    assert len(row.pop("event_id")) == 24  # 12 bytes: no two of 10^9 events share one by chance
+    assert row == {
+        "user_id": "7",
+        "item_id": "a",
+        "timestamp": datetime(1970, 1, 1, 0, 0, 5, tzinfo=UTC),
+        "type": "like",
+        "value": 3.5,
+    }
+    assert rejected.num_rows == 0
+
+
+def test_the_identifier_of_an_event_does_not_change_between_versions() -> None:
+    kept, _ = events(timestamp=[881250949], type=["view"], value=[3.0])
+    assert kept["event_id"].to_pylist() == ["52dafd6270a249ecdf01e679"]
+
+
+SECOND = datetime(1997, 12, 4, 15, 55, 49, tzinfo=UTC)  # 881250949 s
+NAIVE = SECOND.replace(tzinfo=None)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([881250949]),
+        pa.array([881250949], pa.int32()),
+        pa.array([881250949.0]),
+        pa.array(["881250949"]),
+        pa.array(["8.81250949e8"]),
+        pa.array([881250949]).cast(pa.decimal128(25, 2)),
+        pa.array(["1997-12-04T15:55:49Z"]),
+        pa.array(["1997-12-04 15:55:49"]),
+        pa.array(["1997-12-04T16:55:49+01:00"]),
+        pa.array(["19971204T155549Z"]),
+        pa.array(["1997-12-04T15:55:49Z"]).dictionary_encode(),
+        *(pa.array([NAIVE], pa.timestamp(unit)) for unit in ("s", "ms", "us", "ns")),
+        *(pa.array([SECOND], pa.timestamp(unit, "UTC")) for unit in ("s", "ms", "us", "ns")),
+        pa.array([SECOND], pa.timestamp("us", "Europe/Berlin")),
+        pa.array(np.array(["1997-12-04T15:55:49"], "datetime64[us]")),
+        pa.array(np.array(["1997-12-04T15:55:49"], "datetime64[ns]")),
+    ],
+    ids=lambda column: f"{column.type}-{column[0]}",
+)
+def test_one_second_is_read_the_same_however_it_is_written(column: pa.Array) -> None:
+    assert times(column) == [881250949_000_000]
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.date64()])
+def test_a_date_is_its_midnight(kind: pa.DataType) -> None:
+    assert times(pa.array([date(1970, 1, 2)], kind)) == [86_400_000_000]
+    assert times(pa.array(["1970-01-02"])) == [86_400_000_000]
+
+
+@pytest.mark.parametrize(
+    ("unit", "number", "expected"),
+    [("s", 5, 5_000_000), ("ms", 5, 5_000), ("us", 5, 5), ("s", 1.001, 1_001_000)],
+)
+def test_numbers_are_in_the_unit_of_the_settings(unit: str, number: float, expected: int) -> None:
+    assert times(pa.array([number]), unit) == [expected]
+    assert times(pa.array([str(number)]), unit) == [expected]
+    assert times(pa.array(["1970-01-01T00:00:05Z"]), unit) == [5_000_000]
+
+
+def test_every_microsecond_counts() -> None:
+    stamps = [NOW_US - 1, NOW_US, 881250949_123457]
+    assert times(pa.array(stamps), "us") == stamps
+    assert times(pa.array(stamps).cast(pa.timestamp("us"))) == stamps
+    nanoseconds = pa.array([stamp * 1000 for stamp in stamps])
+    assert times(nanoseconds.cast(pa.timestamp("ns"))) == stamps
+
+
+UNREADABLE = "timestamp is missing or cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "reason"),
+    [
+        (None, UNREADABLE),
+        ("", UNREADABLE),
+        ("soon", UNREADABLE),
+        ("today", UNREADABLE),
+        ("now", UNREADABLE),
+        ("1/2/2020", UNREADABLE),
+        ("2020-13-01", UNREADABLE),
+        ("NaN", UNREADABLE),
+        ("inf", UNREADABLE),
+        (float("nan"), UNREADABLE),
+        (float("inf"), UNREADABLE),
+        (float("-inf"), UNREADABLE),
+        (True, UNREADABLE),
+        (-1, "timestamp is before 1970"),
+        (-0.5, "timestamp is before 1970"),
+        (-1e300, "timestamp is before 1970"),
+        ("1969-12-31T23:59:59Z", "timestamp is before 1970"),
+        (date(1969, 1, 1), "timestamp is before 1970"),
+        (NOW_US, "timestamp is in the future"),  # microseconds taken for seconds
+        (2**62, "timestamp is in the future"),
+        (1e300, "timestamp is in the future"),
+        ("2200-01-01", "timestamp is in the future"),
+        (datetime(9999, 1, 1), "timestamp is in the future"),
+    ],
+    ids=str,
+)
+def test_a_time_that_cannot_be_is_refused_with_its_reason(timestamp: object, reason: str) -> None:
+    kept, rejected = events(timestamp=[timestamp])
+    assert kept.num_rows == 0
+    assert rejected["reason"].to_pylist() == [reason]
+    assert set(json.loads(rejected["row"][0].as_py())) == {"user_id", "item_id", "timestamp"}
+
+
+def test_an_instant_that_python_does_not_know_is_refused_too() -> None:
+    column = pa.array([2**62, -(2**62)]).cast(pa.timestamp("us"))
+    _, rejected = events(timestamp=column)
+    assert rejected["reason"].to_pylist() == [
+        "timestamp is in the future",
+        "timestamp is before 1970",
+    ]
+
+
+def test_a_clock_may_be_wrong_by_an_hour() -> None:
+    latest = NOW_US + CLOCK_SKEW_US
+    assert times(pa.array([latest, latest + 1]), "us") == [latest, None]
+
+
+def test_without_a_column_of_times_events_keep_the_order_of_the_file() -> None:
+    config = EventsConfig(path="x", format="csv", timestamp=None)
+    rows = pa.table({"user_id": ["v", "u", "u", "u"], "item_id": ["a", "c", "a", "b"]})
+    kept, _ = refuse_unknown_and_repeated(clean_events(rows, config, NOW_US), CATALOGUE)
+    assert kept["item_id"].to_pylist() == ["c", "a", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(3, 3.0), (-2.5, -2.5), ("4", 4.0), (None, None), ("", None), (float("nan"), None)],
+)
+def test_a_value_is_a_number_or_absent(value: object, expected: float | None) -> None:
+    kept, _ = events(value=[value])
+    assert kept["value"].to_pylist() == [expected]
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), "inf", "five", True])
+def test_a_value_that_is_no_finite_number_is_refused(value: object) -> None:
+    kept, rejected = events(value=[value])
+    assert kept.num_rows == 0
+    assert rejected["reason"].to_pylist() == ["value is not a finite number"]
+    assert json.loads(rejected["row"][0].as_py())["value"] in (str(value), value)
+
+
+def test_an_event_without_a_type_gets_the_default() -> None:
+    kept, _ = events(type=["like", None, " "])
+    assert kept["type"].to_pylist() == ["like", "view", "view"]
+    assert events(value=[1])[0]["type"].to_pylist() == ["view"]
+
+
+@pytest.mark.parametrize("name", ["user_id", "item_id"])
+@pytest.mark.parametrize(
+    ("identifier", "reason"),
+    [(None, "is missing"), (" ", "is missing"), ("x" * 10_000, "has more"), ("a\x7f", "printed")],
+)
+def test_a_bad_identifier_is_refused(name: str, identifier: str | None, reason: str) -> None:
+    _, rejected = events(**{name: ["a", identifier]})
+    assert len(rejected) == 1
+    assert rejected["reason"][0].as_py().startswith(f"{name} ")
+    assert reason in rejected["reason"][0].as_py()
+    assert json.loads(rejected["row"][0].as_py())[name] == identifier
+
+
+def test_events_of_unknown_items_are_refused() -> None:
+    kept, rejected = events(item_id=["a", "zzz", "c"])
+    assert kept["item_id"].to_pylist() == ["a", "c"]
+    assert rejected.select(["user_id", "item_id", "reason"]).to_pylist() == [
+        {"user_id": "u", "item_id": "zzz", "reason": "item_id is not in the catalogue"}
+    ]
+    assert json.loads(rejected["row"][0].as_py())["item_id"] == "zzz"
+
+
+def test_an_event_is_the_same_only_if_all_of_it_is() -> None:
+    kept, rejected = events(
+        user_id=["u", "u", "v", "u", "u", "u", "u"],
+        item_id=["a", "a", "a", "b", "a", "a", "a"],
+        timestamp=[1, 1, 1, 1, 2, 1, 1],
+        type=["x", "x", "x", "x", "x", "y", "x"],
+        value=[1, 1, 1, 1, 1, 1, 2],
+    )
+    assert kept.num_rows == 6
+    assert rejected["reason"].to_pylist() == ["the same event stands earlier in the data"]
+
+
+def test_events_are_ordered_by_user_and_time_and_as_in_the_file_within_a_second() -> None:
+    kept, _ = events(
+        user_id=["v", "u", "u", "u"], item_id=["a", "c", "a", "b"], timestamp=[1, 2, 2, 1]
+    )
+    assert kept["user_id"].to_pylist() == ["u", "u", "u", "v"]
+    assert kept["item_id"].to_pylist() == ["b", "c", "a", "a"]
+
+
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "user_id": st.sampled_from(["u", "v", "w ", "", None, "\x00"]),
+            "item_id": st.sampled_from(["a", "b", "c", "zzz", None]),
+            "timestamp": st.integers(-1, 3) | st.none() | st.floats() | st.integers(),
+            "type": st.sampled_from(["view", "like", None]),
+            "value": st.sampled_from([None, 1.0, float("nan"), float("inf")]),
+        }
+    ),
+    max_size=20,
+)
+SCHEMA = pa.schema(
+    {
+        "user_id": pa.string(),
+        "item_id": pa.string(),
+        "timestamp": pa.float64(),
+        "type": pa.string(),
+        "value": pa.float64(),
+    }
+)
+
+
+def table(rows: list[dict[str, Any]]) -> dict[str, pa.ChunkedArray]:
+    columns = pa.Table.from_pylist(
+        [
+            row | {"timestamp": None if row["timestamp"] is None else float(row["timestamp"])}
+            for row in rows
+        ],
+        SCHEMA,
+    )
+    return dict(zip(columns.column_names, columns.columns, strict=True))
+
+
+@given(ROWS)
+def test_cleaning_loses_no_row(rows: list[dict[str, Any]]) -> None:
+    kept, rejected = events(**table(rows))
+    assert kept.num_rows + rejected.num_rows == len(rows)
+    assert rejected["reason"].null_count == rejected["row"].null_count == 0
+    assert rejected.column_names == ["user_id", "item_id", "reason", "row"]
+
+
+@given(ROWS)
+def test_what_is_kept_is_clean(rows: list[dict[str, Any]]) -> None:
+    kept, _ = events(**table(rows))
+    assert kept.schema == EVENTS
+    assert len(set(kept["event_id"].to_pylist())) == kept.num_rows
+    assert set(kept["item_id"].to_pylist()) <= {"a", "b", "c"}
+    assert set(kept["user_id"].to_pylist()) <= {"u", "v", "w"}
+    stamps = kept["timestamp"].cast(pa.int64()).to_pylist()
+    assert all(0 <= stamp <= NOW_US + CLOCK_SKEW_US for stamp in stamps)
+    assert all(value is None or np.isfinite(value) for value in kept["value"].to_pylist())
+
+
+@given(ROWS)
+def test_reading_the_same_events_twice_gives_the_same_events(rows: list[dict[str, Any]]) -> None:
+    once, _ = events(**table(rows))
+    twice, rejected = events(**table(rows + rows))
+    assert twice.equals(once)
+    assert rejected.num_rows == 2 * len(rows) - once.num_rows
+
+
+@given(ROWS)
+def test_cleaning_what_is_clean_changes_nothing(rows: list[dict[str, Any]]) -> None:
+    kept, _ = events(**table(rows))
+    again, rejected = refuse_unknown_and_repeated(clean_events(kept, CONFIG, NOW_US), CATALOGUE)
+    assert again.equals(kept)
+    assert rejected.num_rows == 0
+
+
+def interactions(**histories: str) -> Interactions:
+    """Give each user a history such as `abc`, and number the items."""
+    pairs = [(user, item) for user, items in histories.items() for item in items]
+    kept, rejected = events(
+        user_id=[user for user, _ in pairs],
+        item_id=[item for _, item in pairs],
+        timestamp=list(range(len(pairs))),
+    )
+    assert rejected.num_rows == 0
+    return number_events(kept, CATALOGUE)
+
+
+def test_histories_are_row_numbers_oldest_first() -> None:
+    numbered = interactions(u="cab", v="b")
+    assert numbered.user_ids == ["u", "v"]
+    assert [history.tolist() for history in numbered.histories()] == [[2, 0, 1], [1]]
+    assert numbered.items.dtype == np.int32
+    assert numbered.offsets.dtype == numbered.timestamps.dtype == np.int64
+    assert numbered.timestamps.tolist() == [0, 1_000_000, 2_000_000, 3_000_000]
+    assert len(numbered) == 4
+
+
+def test_events_in_several_chunks_are_numbered_alike() -> None:
+    kept, _ = events(user_id=["u", "u", "v"], item_id=["a", "b", "c"])
+    pieces = pa.concat_tables([kept.slice(0, 1), kept.slice(1, 1), kept.slice(2)])
+    numbered = number_events(pieces, CATALOGUE)
+    assert [history.tolist() for history in numbered.histories()] == [[0, 1], [2]]
+
+
+def test_events_of_another_catalogue_are_an_error_that_says_what_to_do() -> None:
+    kept, _ = events(item_id=["a", "b", "c"])
+    with pytest.raises(InputError, match="2 of 3 events .* such as b; ingest the events again"):
+        number_events(kept, Catalogue(pa.table({"item_id": ["a"]})))
+
+
+def test_no_events_are_no_histories() -> None:
+    numbered = number_events(EVENTS.empty_table(), CATALOGUE)
+    assert (len(numbered), numbered.histories(), numbered.offsets.tolist()) == (0, [], [0])
+
+
+@pytest.mark.parametrize(
+    ("counts", "left"),
+    [([0, 0], ["cab", "b"]), ([1, 0], ["ca", "b"]), ([2, 1], ["c", ""]), ([9, 9], ["", ""])],
+)
+def test_the_last_items_of_each_user_can_be_dropped(counts: list[int], left: list[str]) -> None:
+    rest = interactions(u="cab", v="b").without_last(np.array(counts))
+    assert ["".join("abc"[item] for item in history) for history in rest.histories()] == left
+    assert len(rest.timestamps) == len(rest)
+
+
+def test_the_last_item_is_the_test_and_the_one_before_it_the_validation() -> None:
+    split = leave_one_out(interactions(u="cab", v="ab", w="abca"))
+    assert split.users.tolist() == [0, 2]
+    assert split.test.tolist() == [1, 0]
+    assert split.validation.tolist() == [0, 2]
+    assert [history.tolist() for history in split.train.histories()] == [[2], [0, 1], [0, 1]]
+    assert [history.tolist() for history in split.validation_histories()] == [[2], [0, 1]]
+    assert [history.tolist() for history in split.test_histories()] == [[2, 0], [0, 1, 2]]
+    assert all(history.dtype == np.int32 for history in split.test_histories())
+
+
+@given(st.lists(st.text("abc", min_size=1, max_size=6), max_size=6))
+def test_a_split_holds_every_event_once(histories: list[str]) -> None:
+    numbered = interactions(**{f"u{user}": items for user, items in enumerate(histories)})
+    split = leave_one_out(numbered)
+    assert len(split.train) + len(split.validation) + len(split.test) == len(numbered)
+    for user, history, item in zip(split.users, split.test_histories(), split.test, strict=True):
+        assert [*history, item] == numbered.history(user).tolist()
+    short = [user for user, items in enumerate(histories) if len(items) < 3]
+    assert all(len(split.train.history(user)) == len(histories[user]) for user in short)
+    assert set(short).isdisjoint(split.users.tolist())

@@ -1,0 +1,369 @@
+"""The item LM learns what follows what, survives a kill, and is a Llama like any other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from heliograph.config import ItemLMConfig, TrainConfig
+from heliograph.events import History, LeaveOneOut, leave_one_out
+from heliograph.models.item_lm import (
+    BOS,
+    FIRST_ITEM,
+    HF_FOLDER,
+    Dropout,
+    ItemLM,
+    ItemLMNetwork,
+    batches_by_length,
+    feed_forward_size,
+    pad,
+    prompt,
+    vocabulary_size,
+)
+from heliograph.models.item_lm_training import Epoch, fit_item_lm, validation_ndcg, windows
+from heliograph.models.softmax_loss import CHUNK, softmax_loss
+from heliograph.workspace import InputError
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from transformers import LlamaForCausalLM
+from worlds import clustered_vectors, cycle, interactions
+
+N_ITEMS = 12
+SMALL = ItemLMConfig(hidden_size=16, layers=2, heads=2, max_history=6, spare_tokens=4)
+QUICK = TrainConfig(epochs=4, tokens_per_batch=64, dropout=0.1, lr=5e-3, device="cpu")
+EMPTY: History = np.zeros(0, np.int32)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small are trained faster by one thread than by two that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class KilledError(Exception):
+    """Stands for the end of a process."""
+
+
+def history(*items: int) -> History:
+    return np.array(items, np.int32)
+
+
+def vectors(n_items: int = N_ITEMS) -> NDArray[np.float32]:
+    return clustered_vectors(n_items, 1, dim=n_items)
+
+
+def cycle_split() -> LeaveOneOut:
+    return leave_one_out(cycle(N_ITEMS, n_users=40, length=9))
+
+
+def untrained(config: ItemLMConfig = SMALL, seed: int = 0) -> ItemLM:
+    torch.manual_seed(seed)
+    network = ItemLMNetwork(config, vectors(), dropout=0.0).eval()
+    return ItemLM(network, network.embeddings().detach())
+
+
+def fit(
+    checkpoint: Path,
+    train: TrainConfig = QUICK,
+    split: LeaveOneOut | None = None,
+    seed: int = 5,
+    stop_after: int = 1000,
+) -> tuple[ItemLM, list[Epoch]]:
+    def epoch_done(epoch: Epoch) -> None:
+        if epoch.number == stop_after:
+            raise KilledError
+
+    split = split or cycle_split()
+    return fit_item_lm(SMALL, train, split, vectors(), seed, checkpoint, epoch_done)
+
+
+def assert_same_weights(first: ItemLM, second: ItemLM) -> None:
+    left, right = first.network.state_dict(), second.network.state_dict()
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+# the network and its files
+
+
+def test_the_saved_folder_is_a_llama_with_the_same_log_probabilities(tmp_path: Path) -> None:
+    model, _ = fit(tmp_path / "checkpoint")
+    model.save(tmp_path)
+    llama = LlamaForCausalLM.from_pretrained(tmp_path / HF_FOLDER)
+    histories = [EMPTY, history(3), history(0, 5, 5, 2), history(*range(12))]
+    for row, scores in zip(histories, model.scores(histories), strict=True):
+        tokens = torch.tensor([prompt(row, SMALL.max_history)])
+        with torch.inference_mode():
+            logits = llama(tokens).logits[0, -1]
+        expected = F.log_softmax(logits, dim=-1)[FIRST_ITEM : FIRST_ITEM + N_ITEMS]
+        np.testing.assert_allclose(scores, expected.numpy(), atol=1e-4)
+
+
+def test_a_model_that_was_saved_and_loaded_gives_the_same_scores(tmp_path: Path) -> None:
+    model = untrained()
+    model.save(tmp_path)
+    loaded = ItemLM.load(tmp_path)
+    histories = [EMPTY, history(1, 2, 3)]
+    np.testing.assert_allclose(loaded.scores(histories), model.scores(histories), atol=1e-6)
+    loaded.save(tmp_path / "again")
+    for name in ("item_lm.json", "text.safetensors", "hf/model.safetensors", "hf/config.json"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_scores_do_not_depend_on_what_shares_the_batch() -> None:
+    model = untrained()
+    histories = [EMPTY, history(1), history(*range(6)), history(7, 7)]
+    alone = np.concatenate([model.scores([row]) for row in histories])
+    np.testing.assert_allclose(model.scores(histories), alone, atol=1e-5)
+    assert model.scores([]).shape == (0, N_ITEMS)
+
+
+def test_only_the_newest_items_of_a_long_history_are_read() -> None:
+    model = untrained()
+    long = history(*range(12), *range(12))
+    np.testing.assert_array_equal(model.scores([long]), model.scores([long[-6:]]))
+    assert prompt(long, 6) == [BOS, *(FIRST_ITEM + item for item in range(6, 12))]
+    assert prompt(EMPTY, 6) == [BOS]
+
+
+def test_spare_tokens_stay_silent_and_never_surface_in_scores(tmp_path: Path) -> None:
+    model, _ = fit(tmp_path)
+    assert len(model.embeddings) == vocabulary_size(N_ITEMS, SMALL.spare_tokens) == 64
+    assert not model.embeddings[FIRST_ITEM + N_ITEMS :].any()
+    assert model.scores([history(1)]).shape == (1, N_ITEMS)
+
+
+@pytest.mark.parametrize(
+    ("n_items", "spare", "size"), [(1, 0, 64), (63, 0, 64), (64, 0, 128), (60, 4, 128)]
+)
+def test_the_vocabulary_has_room_for_the_start_the_items_and_the_spares(
+    n_items: int, spare: int, size: int
+) -> None:
+    assert vocabulary_size(n_items, spare) == size
+
+
+def test_the_feed_forward_network_is_eight_thirds_wide() -> None:
+    assert [feed_forward_size(hidden) for hidden in (6, 64, 128)] == [16, 176, 352]
+
+
+def test_padding_goes_to_the_right() -> None:
+    assert pad([[1], [2, 3]], value=-1).tolist() == [[1, -1], [2, 3]]
+
+
+def test_dropout_keeps_the_mean_and_is_off_in_evaluation() -> None:
+    torch.manual_seed(0)
+    dropout = Dropout(0.25)
+    ones = torch.ones(200, 200)
+    dropped = dropout(ones)
+    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert dropped.mean().item() == pytest.approx(1, abs=0.02)
+    assert torch.equal(dropout.eval()(ones), ones)
+
+
+@pytest.mark.parametrize("positions", [1, CHUNK, 2 * CHUNK + 3])
+def test_the_loss_and_its_gradients_are_those_of_cross_entropy(positions: int) -> None:
+    torch.manual_seed(0)
+    targets = torch.randint(0, 9, (positions,))
+    results = []
+    for loss_of in (softmax_loss, lambda s, i, t: F.cross_entropy(s @ i.T, t)):
+        torch.manual_seed(1)
+        states = (10 * torch.randn(positions, 4)).requires_grad_()
+        items = torch.randn(9, 4, requires_grad=True)
+        loss = loss_of(states, items, targets)
+        (3 * loss).backward()  # type: ignore[no-untyped-call]
+        results.append((loss, states.grad, items.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+# training
+
+
+def test_a_cycle_is_learned(tmp_path: Path) -> None:
+    model, epochs = fit(tmp_path, QUICK.model_copy(update={"epochs": 12}))
+    histories = [history((item - 1) % N_ITEMS, item) for item in range(N_ITEMS)]
+    expected = [*range(1, N_ITEMS), 0]
+    assert model.scores(histories).argmax(axis=1).tolist() == expected
+    assert epochs[-1].loss < epochs[0].loss
+    assert epochs[-1].validation_ndcg == 1.0
+
+
+def test_an_item_nobody_has_met_is_recommended_for_its_text(tmp_path: Path) -> None:
+    clusters, each = 3, 8
+    cold = [clusters * (each - 1) + cluster for cluster in range(clusters)]  # the last of each
+    rng = np.random.default_rng(0)
+    split = leave_one_out(
+        interactions(
+            [
+                (rng.permutation(each - 1)[:6] * clusters + user % clusters).tolist()
+                for user in range(90)
+            ]
+        )
+    )
+    model, _ = fit_item_lm(
+        SMALL,
+        QUICK.model_copy(update={"epochs": 15}),
+        split,
+        clustered_vectors(clusters, each, dim=8),
+        seed=1,
+        checkpoint=tmp_path,
+        epoch_done=lambda epoch: None,
+    )
+    for cluster in range(clusters):
+        scores = model.scores([history(cluster, cluster + clusters)])[0]
+        others = np.arange(clusters * each) % clusters != cluster
+        assert scores[cold[cluster]] > scores[others].max()
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    first, epochs = fit(tmp_path / "a")
+    second, same = fit(tmp_path / "b")
+    assert_same_weights(first, second)
+    assert [epoch.loss for epoch in epochs] == [epoch.loss for epoch in same]
+    other, _ = fit(tmp_path / "c", seed=6)
+    assert not torch.equal(first.embeddings, other.embeddings)
+
+
+@pytest.mark.parametrize("kills", [[1], [3], [1, 2, 3]])
+def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(
+    kills: list[int], tmp_path: Path
+) -> None:
+    unbroken, epochs = fit(tmp_path / "unbroken")
+    for epoch in kills:
+        with pytest.raises(KilledError):
+            fit(tmp_path / "killed", stop_after=epoch)
+    resumed, all_epochs = fit(tmp_path / "killed")
+    assert_same_weights(resumed, unbroken)
+    assert [epoch.loss for epoch in all_epochs] == [epoch.loss for epoch in epochs]
+
+
+def test_a_kill_while_the_next_checkpoint_is_written_does_no_harm(tmp_path: Path) -> None:
+    unbroken, _ = fit(tmp_path / "unbroken")
+    with pytest.raises(KilledError):
+        fit(tmp_path / "killed", stop_after=2)
+    (tmp_path / "killed" / "epoch-0003.safetensors").write_bytes(b"cut o")
+    resumed, _ = fit(tmp_path / "killed")
+    assert_same_weights(resumed, unbroken)
+
+
+def test_only_the_newest_checkpoint_is_kept(tmp_path: Path) -> None:
+    fit(tmp_path)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "epoch-0004.safetensors",
+        "run.json",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "missing"])
+def test_a_damaged_checkpoint_is_an_error_that_says_what_to_delete(
+    damage: str, tmp_path: Path
+) -> None:
+    with pytest.raises(KilledError):
+        fit(tmp_path, stop_after=2)
+    tensors = tmp_path / "epoch-0002.safetensors"
+    content = tensors.read_bytes()
+    if damage == "missing":
+        tensors.unlink()
+    else:
+        tensors.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
+    with pytest.raises(InputError, match=rf"{tensors} is damaged .*delete {tmp_path} to train"):
+        fit(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["seed", "settings", "data"])
+def test_the_checkpoint_of_another_run_is_not_continued(change: str, tmp_path: Path) -> None:
+    train = QUICK.model_copy(update={"lr": 1e-3}) if change == "settings" else QUICK
+    split = leave_one_out(cycle(N_ITEMS, 39, 9)) if change == "data" else None
+    seed = 6 if change == "seed" else 5
+    fresh, _ = fit(tmp_path / "fresh", train, split, seed)
+    with pytest.raises(KilledError):
+        fit(tmp_path / "used", stop_after=3)
+    replaced, _ = fit(tmp_path / "used", train, split, seed)
+    assert_same_weights(replaced, fresh)
+
+
+def test_a_finished_run_goes_on_when_more_epochs_are_allowed(tmp_path: Path) -> None:
+    longer = QUICK.model_copy(update={"epochs": 6})
+    unbroken, _ = fit(tmp_path / "unbroken", longer)
+    fit(tmp_path / "short")
+    resumed, epochs = fit(tmp_path / "short", longer)
+    assert_same_weights(resumed, unbroken)
+    assert [epoch.number for epoch in epochs] == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_early_stop_returns_the_best_epoch(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    noise = leave_one_out(interactions([rng.permutation(N_ITEMS)[:8].tolist() for _ in range(30)]))
+    train = QUICK.model_copy(update={"epochs": 40, "patience": 3})
+    model, epochs = fit(tmp_path, train, noise)
+    scores = [epoch.validation_ndcg for epoch in epochs]
+    best = int(np.argmax(scores))
+    assert len(epochs) == best + 1 + 3 < 40
+    assert validation_ndcg(model.network, noise) == max(scores)
+
+
+def test_no_epoch_begins_after_the_time_is_up(tmp_path: Path) -> None:
+    _, epochs = fit(tmp_path, QUICK.model_copy(update={"max_minutes": 1e-6}))
+    assert len(epochs) == 1
+
+
+def test_without_anybody_to_validate_on_the_epoch_of_least_loss_counts(tmp_path: Path) -> None:
+    pairs = leave_one_out(cycle(N_ITEMS, n_users=40, length=2))
+    assert len(pairs.users) == 0
+    model, epochs = fit(tmp_path, QUICK.model_copy(update={"epochs": 30, "patience": 3}), pairs)
+    assert len(epochs) > 10
+    assert {epoch.validation_ndcg for epoch in epochs} == {0.0}
+    assert model.scores([history(4)]).argmax() == 5
+
+
+def test_the_checkpoint_holds_numbers_as_json(tmp_path: Path) -> None:
+    _, epochs = fit(tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert [entry["loss"] for entry in record["epochs"]] == [epoch.loss for epoch in epochs]
+
+
+# batches and windows
+
+
+@given(lengths=st.lists(st.integers(1, 50), max_size=60), budget=st.integers(1, 120))
+def test_batches_keep_their_budget_and_cover_each_row_once(lengths: list[int], budget: int) -> None:
+    batches = list(batches_by_length(lengths, budget))
+    for rows in batches:
+        assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= budget
+    assert sorted(row for rows in batches for row in rows.tolist()) == list(range(len(lengths)))
+
+
+@given(
+    lengths=st.lists(st.integers(0, 40), max_size=8),
+    max_history=st.integers(1, 12),
+    seed=st.integers(0, 99),
+)
+def test_windows_cover_each_history_exactly(
+    lengths: Sequence[int], max_history: int, seed: int
+) -> None:
+    starts = np.cumsum([0, *lengths])
+    items = np.arange(starts[-1], dtype=np.int32)
+    histories = [items[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+    cut = windows(histories, max_history, np.random.default_rng(seed))
+    assert all(1 <= len(sequence) <= max_history for sequence in cut)
+    assert np.concatenate([np.zeros(0, np.int32), *cut]).tolist() == items.tolist()
+    for sequence in cut:  # no window mixes two users
+        assert np.searchsorted(starts, sequence[0], "right") == np.searchsorted(
+            starts, sequence[-1], "right"
+        )
+
+
+def test_long_histories_are_cut_elsewhere_in_every_epoch() -> None:
+    long = [np.arange(100, dtype=np.int32)]
+    firsts = {len(windows(long, 10, np.random.default_rng(seed))[0]) for seed in range(30)}
+    assert firsts == {5, 6, 7, 8, 9, 10}
