@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
 from heliograph.candidates import (
     Candidates,
     Retriever,
@@ -27,9 +31,6 @@ from heliograph.models.als import Als
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text
 from heliograph.models.transitions import Transitions
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 from worlds import clustered_vectors, cycle, interactions
 
 N_ITEMS = 24

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from heliograph import doctor
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from heliograph import doctor
 
 ROOT = Path(__file__).parents[1]
 SOURCE = (ROOT / "cluster.yaml").read_text()

@@ -7,12 +7,13 @@ from pathlib import Path
 from socket import create_server, socket
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
 from heliograph import doctor
 from heliograph.config import ServeConfig
 from heliograph.doctor import GIB, Finding
 from heliograph.workspace import resolve
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 
 
 @pytest.fixture

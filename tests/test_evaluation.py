@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from heliograph.evaluation import METRICS, coverage, measure, rank_of, top_items
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
+from heliograph.evaluation import METRICS, coverage, measure, rank_of, top_items
 
 N_ITEMS = 30
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from heliograph.index import NO_ITEM, VectorIndex, largest, mask_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
+from heliograph.index import NO_ITEM, VectorIndex, largest, mask_of
 
 NO_ITEMS = np.zeros(0, np.int32)
 

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from implicit.als import AlternatingLeastSquares
+from scipy import sparse
+from threadpoolctl import threadpool_limits
+
 from heliograph.config import AlsConfig, PopularityConfig, TextConfig, TransitionsConfig
 from heliograph.evaluation import top_items
 from heliograph.events import History, Interactions
@@ -15,9 +19,6 @@ from heliograph.models.als import Als
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text
 from heliograph.models.transitions import Transitions, count_transitions, keep_largest
-from implicit.als import AlternatingLeastSquares
-from scipy import sparse
-from threadpoolctl import threadpool_limits
 from worlds import checkerboard, clustered_vectors, cycle, interactions
 
 DAY_US = 86_400_000_000

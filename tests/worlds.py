@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from heliograph.events import Interactions
 from numpy.typing import NDArray
+
+from heliograph.events import Interactions
 
 MINUTE_US = 60_000_000
 

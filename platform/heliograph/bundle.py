@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ import yaml
 from heliograph import __version__
 from heliograph.candidates import Sources
 from heliograph.catalog import ITEMS_FILE, Catalogue, read_items
-from heliograph.config import SOURCE_NAMES, ConfigError, HeliographConfig, parse_config
+from heliograph.config import SOURCE_NAMES, HeliographConfig, parse_config
 from heliograph.history import HISTORIES_FILE, Histories, read_histories
 from heliograph.index import VectorIndex
 from heliograph.models import MODEL_FILE
 from heliograph.models.als import Als
-from heliograph.models.item_lm import HF_FOLDER
+from heliograph.models.item_tokens import HF_FOLDER
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text
 from heliograph.models.transitions import Transitions
@@ -104,17 +105,17 @@ class Bundle:
         return metrics
 
 
-def read_sources(folder: Path, check: Any = None) -> Sources:
+def read_sources(folder: Path, check: Callable[[str], object] = lambda name: None) -> Sources:
     """Read candidate models and indexes below a workspace or bundle.
 
     Args:
         folder: Has `models/` and `index/`.
-        check: Called with each file's relative name before it is read.
+        check: Called with each file's relative name before any is read; raises if it is wrong.
     """
-    for name in SOURCE_NAMES if check else ():
-        check(f"models/{name}/{MODEL_FILE}")
-    for name in INDEXED_SOURCES if check else ():
-        check(f"index/{name}.faiss")
+    for source in SOURCE_NAMES:
+        check(f"models/{source}/{MODEL_FILE}")
+    for indexed in INDEXED_SOURCES:
+        check(f"index/{indexed}.faiss")
     models = folder / "models"
     return Sources(
         popularity=Popularity.load(models / "popularity"),
@@ -221,6 +222,3 @@ def _portable(config: HeliographConfig) -> str:
         if "://" not in plain[table]["path"]:
             plain[table]["path"] = Path(plain[table]["path"]).name
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-
-
-__all__ = ["Bundle", "ConfigError", "open_bundle", "read_sources", "write_bundle"]

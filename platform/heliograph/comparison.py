@@ -97,7 +97,7 @@ def _rank(
     parts = []
     for start in range(0, len(histories), USERS_A_CHUNK):
         chunk = histories[start : start + USERS_A_CHUNK]
-        by_model = {
+        by_model: dict[str, NDArray[np.int32]] = {
             name: top_items(retriever.sources.model(name).scores(chunk), chunk, depth)
             for name in SOURCE_NAMES
         }

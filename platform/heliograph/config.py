@@ -9,15 +9,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypeGuard
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SourceName = Literal["popularity", "transitions", "als", "text"]
 """The models that propose candidates. The item LM ranks what they propose."""
 
 SOURCE_NAMES: tuple[SourceName, ...] = ("popularity", "transitions", "als", "text")
+
+
+HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+"""Sizes of an attention head that vLLM runs on CPUs and GPUs alike."""
 
 
 class ConfigError(ValueError):
@@ -161,6 +165,17 @@ class ItemLMConfig(Config):
     spare_tokens: int = Field(default=64, ge=0)
     """Rows at the end of the vocabulary, free for items that arrive after training."""
 
+    @model_validator(mode="after")
+    def _heads_fit_the_engine(self) -> Self:
+        size, rest = divmod(self.hidden_size, self.heads)
+        if rest or size not in HEAD_SIZES:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} over {self.heads} heads gives heads of "
+                f"{self.hidden_size / self.heads:g}, but the ranking engine runs heads of "
+                f"{', '.join(map(str, HEAD_SIZES))}"
+            )
+        return self
+
 
 class ModelsConfig(Config):
     """One entry a model; what is compared in the evaluation is every one of them."""
@@ -301,7 +316,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> HeliographConfig:
     if not path.is_file():
         raise ConfigError(f"no configuration at {path}; pass the path of a YAML file")
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
@@ -342,17 +357,23 @@ def setting_paths(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yield every dotted path of a schema, sections included."""
     for name, field in schema.model_fields.items():
         yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        if _is_section(field.annotation):
             yield from setting_paths(field.annotation, f"{prefix}{name}.")
 
 
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
 def _nearest(key: str, schema: type[BaseModel]) -> str:
-    paths = list(setting_paths(schema))
-    siblings = [path for path in paths if path.rpartition(".")[0] == key.rpartition(".")[0]]
-    for pool in (siblings, paths):
-        if found := difflib.get_close_matches(key, pool, n=1, cutoff=0.6):
-            return f"; did you mean {found[0]}?"
-    return f"; here are: {', '.join(siblings)}" if siblings else ""
+    section, _, name = key.rpartition(".")
+    paths = [path.rpartition(".") for path in setting_paths(schema)]
+    siblings = {last: above + dot + last for above, dot, last in paths if above == section}
+    anywhere = {last: above + dot + last for above, dot, last in reversed(paths)}
+    for pool in (siblings, anywhere):
+        if found := difflib.get_close_matches(name, pool, n=1, cutoff=0.6):
+            return f"; did you mean {pool[found[0]]}?"
+    return f"; here are: {', '.join(siblings.values())}" if siblings else ""
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -365,7 +386,27 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         node = node.setdefault(section, {})
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override!r}: {section} is a value, not a section")
-    node[last] = _number(yaml.safe_load(text))
+    node[last] = text if _is_text(key.strip()) and text != "null" else _value(text, override)
+
+
+def _is_text(key: str) -> bool:
+    """Tell whether a setting is text: `items.text={title}` is no YAML mapping."""
+    schema: type[BaseModel] = HeliographConfig
+    *sections, last = key.split(".")
+    for section in sections:
+        field = schema.model_fields.get(section)
+        if field is None or not _is_section(field.annotation):
+            return False
+        schema = field.annotation
+    field = schema.model_fields.get(last)
+    return field is not None and field.annotation in (str, str | None, Path)
+
+
+def _value(text: str, override: str) -> Any:
+    try:
+        return _number(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value: {error}") from error
 
 
 def _number(value: Any) -> Any:
@@ -386,5 +427,5 @@ def _anchor(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
         section = raw.get(table)
         path = section.get("path") if isinstance(section, dict) else None
         if isinstance(path, str) and "://" not in path:
-            anchored[table] = section | {"path": str(folder / path)}
+            anchored[table] = {**raw[table], "path": str(folder / path)}
     return anchored

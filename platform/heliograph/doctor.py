@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -270,11 +271,8 @@ def port(name: str, host: str, number: int, remedy: str) -> Finding:
 
 def listener(number: int) -> str | None:
     """Name the process that listens on a port; None where the system does not say."""
-    import ray  # noqa: F401  (makes the psutil that it brings importable)
-    import psutil  # type: ignore[import-untyped]  # isort: skip
-
     for connection in psutil.net_connections(kind="tcp"):
-        listens = connection.status == psutil.CONN_LISTEN and connection.laddr.port == number
+        listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (number,)
         if listens and connection.pid:
             return f"{psutil.Process(connection.pid).name()} (pid {connection.pid}) listens there"
     return None

@@ -18,7 +18,6 @@ import ray.data
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModel, AutoTokenizer
 
 from heliograph.config import EmbeddingConfig
 from heliograph.workspace import InputError, digest_of, hash_file, resolve
@@ -38,6 +37,11 @@ class Encoder:
     """A Hugging Face encoder: mean of the last layer over a text's tokens, length 1."""
 
     def __init__(self, config: EmbeddingConfig, device: str) -> None:
+        from transformers import (  # seconds to import; only encoders need it
+            AutoModel,
+            AutoTokenizer,
+        )
+
         source = str(encoder_source(config.encoder))
         self.config = config
         self.device = device

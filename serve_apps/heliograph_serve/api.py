@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from heliograph.config import SourceName
-from heliograph.tables import MAX_ID_LENGTH, bad_id
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
+
+from heliograph.config import SourceName
+from heliograph.tables import MAX_ID_LENGTH, bad_id
 
 MAX_ITEMS = 10_000
 """Items in one answer, identifiers in one request."""
@@ -46,7 +47,7 @@ class RecommendationRequest(Body):
     """Items wanted; fewer come back only where fewer are eligible."""
 
     filter: dict[str, str | list[str]] = {}
-    """Catalogue column -> value, or values of which one must match, e.g. `{"categories": "War"}`."""
+    """Catalogue column -> value or values, e.g. `{"categories": ["War", "Drama"]}`."""
 
     exclude: list[Identifier] = Field(default=[], max_length=MAX_ITEMS)
     """Items that must not come back; what the user has consumed never does."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from heliograph.bundle import open_bundle
-from heliograph.config import Config, DeploymentConfig, ServeConfig
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig
 
+from heliograph.bundle import open_bundle
+from heliograph.config import Config, DeploymentConfig, ServeConfig
 from heliograph_serve.rank import Rank
 from heliograph_serve.recommend import Recommend, http
 from heliograph_serve.retrieve import Retrieve

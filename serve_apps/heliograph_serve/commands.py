@@ -27,7 +27,6 @@ def serve(
     Example: heliograph serve examples/movielens/workspace/bundles --port 8000
     """
     from heliograph.bundle import open_bundle
-
     from heliograph_serve.graph import dashboard_url, running_graph
 
     settings = open_bundle(bundle).config.serve

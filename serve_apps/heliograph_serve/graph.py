@@ -11,13 +11,13 @@ from pathlib import Path
 
 import httpx
 import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+
 from heliograph.bundle import open_bundle
 from heliograph.cluster import ray_cluster
 from heliograph.config import ServeConfig
 from heliograph.workspace import InputError
-from ray import serve
-from ray.serve.config import HTTPOptions
-
 from heliograph_serve.app import APP_NAME, GraphArgs, app
 
 START_TIMEOUT_S = 300.0

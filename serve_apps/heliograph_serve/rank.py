@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from heliograph.bundle import open_bundle
 from heliograph.config import ServeConfig
 from heliograph.events import History
-from heliograph.models.item_lm import FIRST_ITEM, prompt
+from heliograph.models.item_tokens import FIRST_ITEM, prompt
 from heliograph.ranking import blend
 from heliograph.ranking.vllm_engine import start_engine
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from typing import Annotated
 import numpy as np
 from fastapi import FastAPI, Response
 from fastapi import Path as PathParameter
+from numpy.typing import NDArray
+from ray.serve.handle import DeploymentHandle
+
 from heliograph import __version__
 from heliograph.bundle import open_bundle
 from heliograph.candidates import Candidates, popular_candidates, source_names
@@ -24,9 +27,6 @@ from heliograph.config import ServeConfig
 from heliograph.events import History
 from heliograph.ranking import reorder
 from heliograph.tables import MAX_ID_LENGTH
-from numpy.typing import NDArray
-from ray.serve.handle import DeploymentHandle
-
 from heliograph_serve.api import (
     ApiError,
     ErrorBody,
@@ -260,7 +260,8 @@ class Recommend:
             clock.lap("rank")
         rest = candidates.items.shape[1] - len(scores)
         behind = scores.min() - np.arange(1, rest + 1, dtype=np.float32)
-        return np.concatenate([scores, behind])[None, :]
+        together: NDArray[np.float32] = np.concatenate([scores, behind])[None, :]
+        return together
 
     def _popular(self, lookup: Lookup) -> Candidates:
         eligible = self.catalogue.matching(lookup.conditions) if lookup.conditions else None

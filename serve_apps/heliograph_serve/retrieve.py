@@ -11,10 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from heliograph.bundle import open_bundle
 from heliograph.candidates import Candidates, Retriever
 from heliograph.events import History
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)

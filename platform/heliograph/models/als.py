@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from implicit.als import AlternatingLeastSquares
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
@@ -44,6 +43,8 @@ class Als:
     @classmethod
     def fit(cls, config: AlsConfig, interactions: Interactions, n_items: int, seed: int) -> Self:
         """Factorise the matrix of who interacted with what."""
+        from implicit.als import AlternatingLeastSquares  # folding users in does not need it
+
         users = np.repeat(np.arange(len(interactions.user_ids)), np.diff(interactions.offsets))
         matrix = sparse.csr_matrix(
             (np.ones(len(users), np.float32), (users, interactions.items)),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -20,29 +20,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import LlamaConfig
 
 from heliograph.config import ItemLMConfig
 from heliograph.events import History
+from heliograph.models.item_tokens import BOS, FIRST_ITEM, HF_FOLDER, prompt, vocabulary_size
 
-HF_FOLDER = "hf"
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
+
 TEXT_FILE = "text.safetensors"
-BOS = 0
-"""Token that begins every prompt, so that an empty history is a prompt too."""
-
-FIRST_ITEM = 1
-"""Token of item 0; item r is token r + 1. Spare tokens follow the last item."""
-
-VOCABULARY_MULTIPLE = 64
 ROPE_THETA = 10_000.0
 NORM_EPSILON = 1e-6
 MAX_BATCH_TOKENS = 16_384
 """Positions scored at once: bounds memory, large enough to keep two cores busy."""
-
-
-def prompt(history: History, max_history: int) -> list[int]:
-    """Return the tokens of a history: BOS, then its newest `max_history` items."""
-    return [BOS, *(history[-max_history:] + FIRST_ITEM).tolist()]
 
 
 class Dropout(nn.Module):
@@ -219,12 +209,6 @@ class ItemLM:
         return cls(network.eval(), embeddings)
 
 
-def vocabulary_size(n_items: int, spare_tokens: int) -> int:
-    """Return the number of tokens: BOS, items and spares, rounded up to a multiple of 64."""
-    needed = FIRST_ITEM + n_items + spare_tokens
-    return -(-needed // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-
-
 def feed_forward_size(hidden_size: int) -> int:
     """Return 8/3 of the hidden size, as Llama has it, rounded up to a multiple of 16."""
     return -(-hidden_size * 8 // 3 // 16) * 16
@@ -232,6 +216,8 @@ def feed_forward_size(hidden_size: int) -> int:
 
 def llama_config(config: ItemLMConfig, vocabulary: int) -> LlamaConfig:
     """Describe the model in the words of transformers and vLLM."""
+    from transformers import LlamaConfig  # takes seconds to import, and only saving needs it
+
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],
         vocab_size=vocabulary,

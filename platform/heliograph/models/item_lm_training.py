@@ -10,50 +10,29 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from heliograph.config import ItemLMConfig, TrainConfig
 from heliograph.evaluation import ndcg, rank_of, top_items
 from heliograph.events import History, LeaveOneOut
-from heliograph.models.item_lm import (
-    BOS,
-    FIRST_ITEM,
-    ItemLM,
-    ItemLMNetwork,
-    batches_by_length,
-    pad,
-)
+from heliograph.models.item_lm import ItemLM, ItemLMNetwork, batches_by_length, pad
+from heliograph.models.item_lm_run import Epoch as Epoch
+from heliograph.models.item_lm_run import Run, quality
+from heliograph.models.item_tokens import BOS, FIRST_ITEM
 from heliograph.models.softmax_loss import softmax_loss
-from heliograph.workspace import InputError, digest_of, write_json
+from heliograph.workspace import digest_of
 
-CHECKPOINT = "checkpoint"
-RUN_FILE = "run.json"
 IGNORED = -100
 """Target of a padded position, left out of the loss."""
 
 VALIDATION_BATCH = 1024
 """Users scored at once: bounds the memory that their scores of all items take."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch came to."""
-
-    number: int
-    loss: float
-    """Mean cross-entropy of the next item, nats."""
-
-    validation_ndcg: float
-    seconds: float
 
 
 EpochDone = Callable[[Epoch], None]
@@ -90,7 +69,7 @@ def fit_item_lm(
     device = _device(train)
     network = ItemLMNetwork(config, text_vectors, train.dropout).to(device)
     optimizer = torch.optim.AdamW(_parameter_groups(network, train), lr=train.lr, fused=True)
-    run = _Run(network, optimizer, checkpoint, _task(config, train, split, text_vectors, seed))
+    run = Run(network, optimizer, checkpoint, _task(config, train, split, text_vectors, seed))
     run.restore()
     histories = split.train.histories()
     started = time.perf_counter() - sum(epoch.seconds for epoch in run.epochs)
@@ -187,15 +166,10 @@ def _parameter_groups(network: ItemLMNetwork, train: TrainConfig) -> list[dict[s
     ]
 
 
-def _quality(epoch: Epoch) -> tuple[float, float]:
-    """Order epochs; the loss decides among equals, as where there is nobody to validate on."""
-    return epoch.validation_ndcg, -epoch.loss
-
-
 def _is_finished(epochs: Sequence[Epoch], train: TrainConfig, seconds: float) -> bool:
     if not epochs:
         return False
-    best = max(epochs, key=_quality)
+    best = max(epochs, key=quality)
     return (
         len(epochs) >= train.epochs
         or len(epochs) - best.number >= train.patience
@@ -221,91 +195,3 @@ def _device(train: TrainConfig) -> torch.device:
     if train.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(train.device)
-
-
-class _Run:
-    """The state of a training run, in memory and in its checkpoint folder.
-
-    Tensors are kept as safetensors and numbers as JSON. `run.json` is written last and names the
-    tensors that belong to it, so a kill at any moment leaves one whole checkpoint.
-    """
-
-    def __init__(
-        self, network: ItemLMNetwork, optimizer: torch.optim.Optimizer, folder: Path, task: str
-    ) -> None:
-        self.network = network
-        self.optimizer = optimizer
-        self.folder = folder
-        self.task = task
-        self.epochs: list[Epoch] = []
-        self.best: dict[str, Tensor] = {}
-
-    def finish(self, epoch: Epoch) -> None:
-        """Note an epoch and write the checkpoint."""
-        if all(_quality(epoch) > _quality(earlier) for earlier in self.epochs):
-            self.best = {name: t.detach().clone() for name, t in self.network.state_dict().items()}
-        self.epochs.append(epoch)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = self.folder / f"epoch-{epoch.number:04d}.safetensors"
-        save_file(self._tensors(), tensors)
-        record = {
-            "task": self.task,
-            "tensors": tensors.name,
-            "epochs": [asdict(entry) for entry in self.epochs],
-        }
-        write_json(self.folder / RUN_FILE, record)
-        for path in self.folder.glob("epoch-*"):
-            if path != tensors:
-                path.unlink()
-
-    def restore(self) -> None:
-        """Go on from the checkpoint, if there is one of the same task.
-
-        Raises:
-            InputError: Its tensors are missing or damaged.
-        """
-        if not (self.folder / RUN_FILE).is_file():
-            return
-        record = json.loads((self.folder / RUN_FILE).read_text())
-        if record["task"] != self.task:
-            return
-        path = self.folder / record["tensors"]
-        try:
-            tensors = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"checkpoint {path} is damaged ({error}); "
-                f"delete {self.folder} to train from the beginning"
-            ) from error
-        self.epochs = [Epoch(**entry) for entry in record["epochs"]]
-        parts: dict[str, dict[str, Tensor]] = {"last": {}, "best": {}, "adam": {}}
-        for key, tensor in tensors.items():
-            part, _, name = key.partition("/")
-            parts[part][name] = tensor
-        self.network.load_state_dict(parts["last"])
-        self.best = parts["best"]
-        state = self.optimizer.state_dict()
-        state["state"] = {}
-        for key, tensor in parts["adam"].items():
-            index, _, name = key.partition("/")
-            state["state"].setdefault(int(index), {})[name] = tensor
-        self.optimizer.load_state_dict(state)
-
-    def best_model(self) -> ItemLM:
-        """Return the model of the best epoch."""
-        self.network.load_state_dict(self.best)
-        self.network.eval()
-        with torch.no_grad():
-            return ItemLM(self.network, self.network.embeddings().detach())
-
-    def _tensors(self) -> dict[str, Tensor]:
-        adam = self.optimizer.state_dict()["state"]
-        return (
-            {f"last/{name}": tensor.clone() for name, tensor in self.network.state_dict().items()}
-            | {f"best/{name}": tensor.clone() for name, tensor in self.best.items()}
-            | {
-                f"adam/{index}/{name}": tensor.clone()
-                for index, entries in adam.items()
-                for name, tensor in entries.items()
-            }
-        )

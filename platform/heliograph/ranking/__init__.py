@@ -25,7 +25,8 @@ def blend(
 ) -> NDArray[np.float32]:
     """Combine the item LM's log-probabilities with fused retrieval scores of the same shape."""
     retrieval = np.log(np.maximum(fused, FUSED_FLOOR))
-    return (log_probabilities + weight * retrieval).astype(np.float32)
+    scores: NDArray[np.float32] = (log_probabilities + weight * retrieval).astype(np.float32)
+    return scores
 
 
 def reorder(candidates: Candidates, scores: NDArray[np.float32]) -> Candidates:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from heliograph.config import ServeConfig
@@ -126,11 +125,13 @@ class InProcessEngine:
 
     def _work(self, arguments: dict[str, Any], serve: ServeConfig, started: Future[None]) -> None:
         try:
-            if not torch.cuda.is_available():
-                torch.set_num_threads(serve.engine_threads)
+            import torch
             from vllm import EngineArgs, LLMEngine
 
+            if not torch.cuda.is_available():
+                torch.set_num_threads(serve.engine_threads)
             engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+            _warm_up(engine)
         except BaseException as error:
             started.set_exception(error)
             return
@@ -229,6 +230,13 @@ def _engine_arguments(model: Path, max_history: int, serve: ServeConfig) -> dict
         "disable_log_stats": True,
         "distributed_executor_backend": "uni",
     }
+
+
+def _warm_up(engine: Any) -> None:
+    """Score once: the first request is slow, and a model that vLLM cannot run fails here."""
+    engine.add_request("warm-up", _engine_input([0]), _sampling([0]))
+    while engine.has_unfinished_requests():
+        engine.step()
 
 
 def _engine_input(tokens: list[int]) -> Any:

@@ -1,0 +1,266 @@
+"""The served graph over real HTTP, with real Ray Serve, FAISS and vLLM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from heliograph.bundle import Bundle, open_bundle
+from heliograph.candidates import Retriever
+from heliograph.models.item_lm import ItemLM
+from heliograph.ranking import blend, candidate_scores, reorder
+from heliograph.workspace import InputError
+from heliograph_serve.graph import require_free_port, running_graph, wait_until_ready
+from small_shop import ITEMS, STEPS, build_shop, item_id, write_shop
+
+pytestmark = pytest.mark.cluster
+
+Answer = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def bundle(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    shop = write_shop(tmp_path_factory.mktemp("shop"))
+    build_shop(shop)
+    return open_bundle(shop.parent / "workspace" / "bundles")
+
+
+@pytest.fixture(scope="module")
+def url(bundle: Bundle) -> Iterator[str]:
+    settings = bundle.config.serve.model_copy(update={"port": free_port(), "deadline_ms": 2000.0})
+    with running_graph(bundle.folder, settings) as url:
+        yield url
+    require_free_port(settings.host, settings.port)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ask(url: str, **request: Any) -> Answer:
+    reply = httpx.post(f"{url}/v1/recommendations", json=request, timeout=30)
+    assert reply.status_code == 200, reply.text
+    return dict(reply.json())
+
+
+def refusal(url: str, **request: Any) -> tuple[int, Answer]:
+    reply = httpx.post(f"{url}/v1/recommendations", json=request, timeout=30)
+    return reply.status_code, reply.json()["error"]
+
+
+def ids(answer: Answer) -> list[str]:
+    return [item["item_id"] for item in answer["items"]]
+
+
+def test_the_next_item_on_the_circle_comes_first(url: str) -> None:
+    answer = ask(url, user_id="user-3", n=5)
+    assert answer["tier"] == "generative"
+    assert ids(answer)[0] == item_id(3 + STEPS)
+    assert [item["rank"] for item in answer["items"]] == [1, 2, 3, 4, 5]
+    assert answer["items"][0]["title"] == f"The {3 + STEPS}th thing"
+    assert answer["items"][0]["sources"]
+    assert set(answer["timings_ms"]) == {"retrieve", "rank", "answer", "total"}
+
+
+def test_the_served_ranking_is_the_offline_ranking(url: str, bundle: Bundle) -> None:
+    retriever = Retriever(bundle.sources(), bundle.config.candidates)
+    item_lm = ItemLM.load(bundle.item_lm().parent)
+    for user in ("user-0", "user-17", "user-101"):
+        history = bundle.histories().find(user)
+        assert history is not None
+        candidates = retriever.retrieve([history], bundle.config.candidates.count)
+        scores = candidate_scores(item_lm.scores([history]), candidates)
+        ranked = reorder(candidates, blend(scores, candidates.scores, bundle.blend_weight()))
+        expected = [bundle.catalogue().ids[row] for row in ranked.items[0, :20]]
+        assert ids(ask(url, user_id=user, n=20)) == expected
+
+
+def test_a_history_is_answered_like_the_user_who_has_it(url: str) -> None:
+    history = [item_id(5 + step) for step in range(STEPS)]
+    assert ids(ask(url, history=history)) == ids(ask(url, user_id="user-5"))
+
+
+def test_consumed_items_are_never_recommended(url: str) -> None:
+    answer = ask(url, user_id="user-7", n=ITEMS)
+    assert not set(ids(answer)) & {item_id(7 + step) for step in range(STEPS)}
+
+
+def test_more_items_than_the_catalogue_gives_every_eligible_one_once(url: str) -> None:
+    answer = ask(url, user_id="user-7", n=9_999)
+    assert len(ids(answer)) == len(set(ids(answer))) == ITEMS - STEPS
+
+
+def test_unknown_users_get_popular_items(url: str) -> None:
+    answer = ask(url, user_id="nobody", n=7)
+    assert answer["tier"] == "popular"
+    assert len(ids(answer)) == 7
+    assert answer["items"][0]["sources"] == ["popularity"]
+
+
+def test_an_empty_history_gets_popular_items(url: str) -> None:
+    assert ask(url, history=[])["tier"] == "popular"
+
+
+def test_unknown_items_of_a_history_are_ignored(url: str) -> None:
+    assert ids(ask(url, history=["what is this", item_id(4)])) == ids(
+        ask(url, history=[item_id(4)])
+    )
+
+
+def test_a_filter_is_applied_inside_the_search(url: str) -> None:
+    answer = ask(url, user_id="user-0", n=20, filter={"categories": "late"})
+    late = {item_id(position) for position in range(ITEMS // 2, ITEMS)}
+    assert set(ids(answer)) == late  # user-0 consumed early items only: all twenty are eligible
+    both = ask(url, user_id="user-0", filter={"categories": ["early", "late"], "shelf": "1"})
+    assert set(ids(both)) <= {item_id(position) for position in range(10, 20)}
+    popular = ask(url, user_id="nobody", n=50, filter={"categories": "late"})
+    assert set(ids(popular)) == late
+
+
+def test_excluded_items_do_not_come_back(url: str) -> None:
+    best = ids(ask(url, user_id="user-0"))
+    assert not set(best[:3]) & set(ids(ask(url, user_id="user-0", n=ITEMS, exclude=best[:3])))
+
+
+def test_similar_items_come_with_titles_and_without_the_item(url: str) -> None:
+    reply = httpx.get(f"{url}/v1/items/{item_id(4)}/similar", params={"n": 5}).json()
+    assert len(reply["items"]) == 5
+    assert item_id(4) not in [item["item_id"] for item in reply["items"]]
+
+
+@pytest.mark.parametrize(
+    ("request_body", "field"),
+    [
+        ({"user_id": "user-0", "n": 0}, "n"),
+        ({"user_id": "user-0", "n": -1}, "n"),
+        ({"user_id": "user-0", "n": "many"}, "n"),
+        ({"user_id": "u" * 10_000}, "user_id"),
+        ({"user_id": "a\nb"}, "user_id"),
+        ({"user_id": ""}, "user_id"),
+        ({"history": [item_id(0), "\x00"]}, "history.1"),
+        ({"user_id": "user-0", "history": []}, None),
+        ({}, None),
+        ({"user_id": "user-0", "colour": "red"}, "colour"),
+        ({"user_id": "user-0", "deadline_ms": -5}, "deadline_ms"),
+        ({"user_id": "user-0", "filter": {"colour": "red"}}, "filter.colour"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused(
+    url: str, request_body: Answer, field: str | None
+) -> None:
+    status, error = refusal(url, **request_body)
+    assert status == 422
+    assert error["field"] == field
+    assert error["message"]
+
+
+def test_malformed_json_is_refused(url: str) -> None:
+    reply = httpx.post(
+        f"{url}/v1/recommendations",
+        content=b'{"user_id": ',
+        headers={"content-type": "application/json"},
+    )
+    assert reply.status_code == 400
+    assert reply.json()["error"]["code"] == "malformed_json"
+
+
+def test_unknown_items_and_paths_are_not_found(url: str) -> None:
+    reply = httpx.get(f"{url}/v1/items/none/similar")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "unknown_item")
+    assert httpx.get(f"{url}/v1/nothing").json()["error"]["code"] == "http_404"
+
+
+def test_the_documentation_and_the_health_checks_answer(url: str) -> None:
+    assert httpx.get(f"{url}/docs").status_code == 200
+    assert "/v1/recommendations" in httpx.get(f"{url}/openapi.json").json()["paths"]
+    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{url}/readyz").json()["stages"] == {"retrieve": True, "rank": True}
+
+
+def test_the_status_counts_tiers(url: str, bundle: Bundle) -> None:
+    before = httpx.get(f"{url}/v1/status").json()
+    ask(url, user_id="nobody")
+    after = httpx.get(f"{url}/v1/status").json()
+    assert after["answers"]["popular"] == before["answers"]["popular"] + 1
+    assert after["bundle"] == bundle.id
+
+
+def test_a_deadline_that_nothing_can_keep_still_gets_an_answer(url: str) -> None:
+    answer = ask(url, user_id="user-0", deadline_ms=0.001)
+    assert answer["tier"] == "popular"
+    assert len(ids(answer)) == 10
+
+
+def test_many_at_once_get_what_one_alone_gets(url: str) -> None:
+    users = [f"user-{number % 12}" for number in range(240)]
+    alone = {user: ids(ask(url, user_id=user)) for user in set(users)}
+
+    async def all_at_once() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=60) as client:
+            body = [{"user_id": user, "deadline_ms": 30_000} for user in users]
+            address = f"{url}/v1/recommendations"
+            return await asyncio.gather(*(client.post(address, json=one) for one in body))
+
+    replies = asyncio.run(all_at_once())
+    assert {reply.status_code for reply in replies} == {200}
+    for user, reply in zip(users, replies, strict=True):
+        assert ids(reply.json()) == alone[user]
+
+
+def test_a_busy_port_is_refused_with_the_cure(url: str, bundle: Bundle) -> None:
+    port = int(url.rpartition(":")[2])
+    settings = bundle.config.serve.model_copy(update={"port": port})
+    with (
+        pytest.raises(InputError, match=rf"port {port} .*--port"),
+        running_graph(bundle.folder, settings),
+    ):
+        pass
+
+
+def test_requests_survive_the_death_of_the_ranking_model(url: str) -> None:
+    os.kill(replica("Rank").pid, signal.SIGKILL)
+    tiers: Counter[str] = Counter()
+    give_up = time.monotonic() + 240
+    while time.monotonic() < give_up:
+        answer = ask(url, user_id="user-3", n=5, deadline_ms=300)
+        assert len(ids(answer)) == 5
+        assert not set(ids(answer)) & {item_id(3 + step) for step in range(STEPS)}
+        tiers[answer["tier"]] += 1
+        if tiers["retrieval"] and answer["tier"] == "generative":
+            break
+    assert tiers["retrieval"] > 0
+    assert answer["tier"] == "generative", f"ranking did not come back: {tiers}"
+    wait_until_ready(url)
+
+
+def replica(deployment: str) -> psutil.Process:
+    """Find the process of a deployment's replica among our own descendants."""
+    for process in psutil.Process().children(recursive=True):
+        title = " ".join(process.cmdline()[:1])
+        if title.startswith(f"ray::ServeReplica:heliograph:{deployment}"):
+            return process
+    raise AssertionError(f"no replica of {deployment} is running")
+
+
+def test_scores_decrease_along_the_answer(url: str) -> None:
+    scores = [item["score"] for item in ask(url, user_id="user-9", n=30)["items"]]
+    assert np.all(np.diff(scores) <= 0)
+
+
+def test_a_bundle_that_is_not_whole_is_not_served(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="manifest.json"), running_graph(tmp_path):
+        pass
