@@ -1,0 +1,73 @@
+"""Rows -> the ratios that the project is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from figures import ITEMS, P50, REQUESTS, Row
+
+NOOP = "Serve no-op"
+ENGINE = "vLLM alone"
+GRAPH = "graph over HTTP"
+EMBEDDING = "embedding"
+
+ONE_CLIENT = "1 client"
+ONE_AT_A_TIME = "one request at a time"
+FIRST_VISIT = "first visit"
+SENTENCE_TRANSFORMERS = "sentence-transformers"
+
+VALUE = "value"
+TARGET = "at least"
+THROUGHPUT_TARGET = 0.25
+"""Of the raw engine's best, with everything between the client and the engine."""
+
+
+def ratios(rows: Sequence[Row]) -> list[Row]:
+    """Return every ratio whose rows were measured."""
+    return [*_throughput(rows), *_latency(rows), *_embedding(rows)]
+
+
+def _throughput(rows: Sequence[Row]) -> Iterator[Row]:
+    graph, engine = (_best(_returning(rows, group)) for group in (GRAPH, ENGINE))
+    if graph and engine:
+        yield Row(
+            "ratios",
+            "graph requests/s / raw engine's best requests/s",
+            {VALUE: graph.figures[REQUESTS] / engine.figures[REQUESTS], TARGET: THROUGHPUT_TARGET},
+            f"{graph.name} / {engine.name}" + (f"; {graph.note}" if graph.note else ""),
+        )
+
+
+def _latency(rows: Sequence[Row]) -> Iterator[Row]:
+    graph = _named(rows, GRAPH, ONE_CLIENT)
+    noop = _named(rows, NOOP, ONE_CLIENT)
+    engine = _named(rows, ENGINE, ONE_AT_A_TIME)
+    if graph and noop:
+        value = graph.figures[P50] - noop.figures[P50]
+        yield Row("ratios", "graph p50 - no-op p50, 1 client, ms", {VALUE: value})
+    if graph and engine:
+        value = graph.figures[P50] / engine.figures[P50]
+        name = "graph p50, 1 client / raw engine p50"
+        yield Row("ratios", name, {VALUE: value}, engine.name)
+
+
+def _embedding(rows: Sequence[Row]) -> Iterator[Row]:
+    reference = _named(rows, EMBEDDING, SENTENCE_TRANSFORMERS)
+    for row in rows:
+        if reference and row.group == EMBEDDING and row is not reference:
+            value = row.figures[ITEMS] / reference.figures[ITEMS]
+            yield Row("ratios", f"items/s: {row.name} / {reference.name}", {VALUE: value})
+
+
+def _returning(rows: Sequence[Row], group: str) -> list[Row]:
+    """Leave first visits out: both sides of a ratio see the same users again."""
+    return [row for row in rows if row.group == group and FIRST_VISIT not in row.name]
+
+
+def _best(rows: Sequence[Row]) -> Row | None:
+    return max(rows, key=lambda row: row.figures[REQUESTS], default=None)
+
+
+def _named(rows: Sequence[Row], group: str, part: str) -> Row | None:
+    """Return the first row of a group whose name has the part."""
+    return next((row for row in rows if row.group == group and part in row.name), None)
