@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from functools import partial
 
 from figures import Plan, Row, repeat, timed
-from heliograph.bundle import open_bundle
-from heliograph.config import ServeConfig
-from heliograph.ranking.vllm_engine import Engine, start_engine
 from ratios import ENGINE, FIRST_VISIT, ONE_AT_A_TIME
 from workload import Prompts, prompts_of
+
+from heliograph.bundle import open_bundle
+from heliograph.config import ServeConfig
+from heliograph.models.item_tokens import BOS, FIRST_ITEM
+from heliograph.ranking.vllm_engine import Engine, start_engine
 
 BATCH = 32
 AT_ONCE = 256
@@ -22,9 +25,11 @@ def measure_engine(plan: Plan, serve: ServeConfig) -> list[Row]:
     """Measure one way to run the engine: every user once, then the same users again."""
     bundle = open_bundle(plan.bundle)
     prompts = prompts_of(bundle)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     engine = start_engine(bundle.item_lm(), bundle.config.models.item_lm.max_history, serve)
     try:
         with asyncio.Runner() as runner:
+            runner.run(engine.score([[BOS]], [[FIRST_ITEM]]))  # the first request is slow
             return _measure(plan, _title(serve), partial(_calls, runner, engine, prompts))
     finally:
         engine.close()

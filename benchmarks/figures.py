@@ -101,7 +101,7 @@ def timed(
 def tell(group: str, name: str, figures: dict[str, float]) -> None:
     """Print one line of progress."""
     shown = "  ".join(f"{key} {number(value)}" for key, value in figures.items())
-    print(f"{group}: {name:<42} {shown}", flush=True)
+    print(f"{group}: {name:<62} {shown}", flush=True)
 
 
 def number(value: float) -> str:

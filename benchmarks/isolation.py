@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import psutil
@@ -41,7 +44,7 @@ def isolated(
         try:
             problem, result = ours.recv()
         except EOFError:
-            raise RuntimeError(f"the process of {name} died; its last words are above") from None
+            raise RuntimeError(f"the process of {name} died; see what it wrote to stderr") from None
         process.join(CLEAN_UP_S)
     finally:
         _stop(process)
@@ -49,6 +52,22 @@ def isolated(
         raise RuntimeError(f"{name} failed:\n{problem}")
     value: Result = result
     return value
+
+
+@contextmanager
+def stderr_in(path: Path) -> Iterator[None]:
+    """Let what this process and those it starts write to stderr go to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    before = os.dup(2)
+    with path.open("ab") as log:
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def exit_on_sigterm() -> None:
@@ -64,10 +83,11 @@ def _work(
 ) -> None:
     exit_on_sigterm()
     try:
-        answer = (None, function(*args, **kwargs))
+        result = function(*args, **kwargs)
     except Exception:  # whatever it was, the parent tells it
-        answer = (traceback.format_exc(), None)
-    theirs.send(answer)
+        theirs.send((traceback.format_exc(), None))
+    else:
+        theirs.send((None, result))
 
 
 def _stop(process: SpawnProcess) -> None:

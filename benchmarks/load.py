@@ -1,12 +1,13 @@
 """A closed loop of HTTP clients in one thread: each sends its next request when it has the answer.
 
-Blocking sockets and a selector, because on two cores the client must cost little: about 30 us of
-CPU a request, against 100 us and more of the usual HTTP clients. Answers are kept as they come
-and looked into when the clock has stopped.
+Blocking sockets and a selector, because on two cores the client must cost little: about 50 us of
+CPU a request, where httpx takes about 1 ms. Answers are kept as they come and looked into when
+the clock has stopped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -18,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
 from figures import Run
 
 STALLED_S = 30.0
@@ -154,9 +154,10 @@ def tier_of(body: bytes, items: int | None) -> str:
 def _closed_loop(load: Load) -> list[Answer]:
     answers: list[Answer] = []
     requests = _requests(load)
-    with selectors.DefaultSelector() as busy:
+    with selectors.DefaultSelector() as busy, contextlib.ExitStack() as connections:
         for request in itertools.islice(requests, load.clients):
             client = Client(load.port)
+            connections.callback(client.socket.close)
             busy.register(client.socket, selectors.EVENT_READ, client)
             client.send(request)
         while busy.get_map():
@@ -173,7 +174,6 @@ def _closed_loop(load: Load) -> list[Answer]:
 def _go_on(client: Client, request: bytes | None, busy: selectors.BaseSelector) -> None:
     if request is None:
         busy.unregister(client.socket)
-        client.socket.close()
     else:
         client.send(request)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 
 import psutil
 
@@ -11,13 +11,13 @@ RAY = "Ray, dashboard and HAProxy"
 DRIVER = "driver"
 
 
-def memory_gib() -> Counter[str]:
+def memory_gib() -> dict[str, float]:
     """Return the proportional set size in GiB: this process, the replicas, all others below it.
 
     A process that ends while it is looked at counts nothing.
     """
     here = psutil.Process()
-    sizes = Counter({DRIVER: _pss_gib(here)})
+    sizes = defaultdict(float, {DRIVER: _pss_gib(here)})
     for process in here.children(recursive=True):
         try:
             is_replica = any("ServeReplica" in word for word in process.cmdline())

@@ -28,14 +28,16 @@ def ratios(rows: Sequence[Row]) -> list[Row]:
 
 
 def _throughput(rows: Sequence[Row]) -> Iterator[Row]:
-    graph, engine = (_best(_returning(rows, group)) for group in (GRAPH, ENGINE))
-    if graph and engine:
-        yield Row(
-            "ratios",
-            "graph requests/s / raw engine's best requests/s",
-            {VALUE: graph.figures[REQUESTS] / engine.figures[REQUESTS], TARGET: THROUGHPUT_TARGET},
-            f"{graph.name} / {engine.name}" + (f"; {graph.note}" if graph.note else ""),
-        )
+    for is_first, visit in ((False, "users who return"), (True, "users who are new")):
+        graph, engine = (_best(rows, group, is_first) for group in (GRAPH, ENGINE))
+        if graph and engine:
+            value = graph.figures[REQUESTS] / engine.figures[REQUESTS]
+            yield Row(
+                "ratios",
+                f"graph's best requests/s / raw engine's best, {visit}",
+                {VALUE: value, TARGET: THROUGHPUT_TARGET},
+                f"{graph.name} / {engine.name}" + (f"; {graph.note}" if graph.note else ""),
+            )
 
 
 def _latency(rows: Sequence[Row]) -> Iterator[Row]:
@@ -59,13 +61,10 @@ def _embedding(rows: Sequence[Row]) -> Iterator[Row]:
             yield Row("ratios", f"items/s: {row.name} / {reference.name}", {VALUE: value})
 
 
-def _returning(rows: Sequence[Row], group: str) -> list[Row]:
-    """Leave first visits out: both sides of a ratio see the same users again."""
-    return [row for row in rows if row.group == group and FIRST_VISIT not in row.name]
-
-
-def _best(rows: Sequence[Row]) -> Row | None:
-    return max(rows, key=lambda row: row.figures[REQUESTS], default=None)
+def _best(rows: Sequence[Row], group: str, is_first: bool) -> Row | None:
+    """Return the fastest row of a group among first visits, or among the others."""
+    like = [row for row in rows if row.group == group and (FIRST_VISIT in row.name) == is_first]
+    return max(like, key=lambda row: row.figures[REQUESTS], default=None)
 
 
 def _named(rows: Sequence[Row], group: str, part: str) -> Row | None:

@@ -9,7 +9,7 @@ import numpy as np
 from heliograph.bundle import Bundle
 from heliograph.candidates import Retriever
 from heliograph.events import History
-from heliograph.models.item_lm import FIRST_ITEM, prompt
+from heliograph.models.item_tokens import FIRST_ITEM, prompt
 
 MAX_USERS = 2000
 """More would make the first visits long; all measurements go round and round over these."""

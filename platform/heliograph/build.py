@@ -23,7 +23,7 @@ from heliograph.candidates import Retriever
 from heliograph.catalog import ITEMS_FILE, Catalogue, ingest_items, read_items
 from heliograph.cluster import ray_cluster
 from heliograph.comparison import compare
-from heliograph.config import HeliographConfig
+from heliograph.config import HeliographConfig, TableConfig
 from heliograph.embedding import embed, encoder_fingerprint, read_vectors
 from heliograph.events import LeaveOneOut, ingest_events, leave_one_out, read_events
 from heliograph.history import HISTORIES_FILE, write_histories
@@ -88,10 +88,12 @@ class Build:
     def ingest(self) -> None:
         """Read and clean items and events."""
         items, events = self.config.items, self.config.events
-        self._run("items", {"items": items}, _digest_sources(items.path), self._ingest_items)
+        self._run(
+            "items", {"items": _placeless(items)}, _digest_sources(items.path), self._ingest_items
+        )
         self._run(
             "events",
-            {"events": events},
+            {"events": _placeless(events)},
             _digest_sources(events.path) | self._digests("items"),
             self._ingest_events,
         )
@@ -284,6 +286,11 @@ STAGES: dict[str, Callable[[Build], object]] = {
 def read_epochs(folder: Path) -> list[Epoch]:
     """Read the learning curve of an item LM from its stage or bundle folder."""
     return [Epoch(**entry) for entry in json.loads((folder / EPOCHS_FILE).read_text())]
+
+
+def _placeless(table: TableConfig) -> TableConfig:
+    """Leave the path out of a stage's settings: what counts is the content that is found there."""
+    return table.model_copy(update={"path": ""})
 
 
 def _digest_sources(location: str) -> dict[str, str]:

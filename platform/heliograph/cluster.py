@@ -49,6 +49,8 @@ def ray_cluster(dashboard: bool = False) -> Iterator[None]:
 def connect(dashboard: bool) -> None:
     """Join the running cluster if there is one, else start one on this machine."""
     choose_fast_serve()
+    # a cluster of our own ends with us: nobody waits for its replicas to drain
+    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
     ray.init(  # joins what RAY_ADDRESS or `ray start` says, else starts a cluster
         include_dashboard=dashboard,
         dashboard_host="127.0.0.1",

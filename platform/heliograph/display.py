@@ -89,7 +89,7 @@ def recommendations(answer: dict[str, Any], title: str) -> Table:
             str(item["rank"]),
             escape(item["title"]),
             escape(item["item_id"]),
-            f"{item['score']:.3f}",
+            f"{item['score']:.4f}",
             ", ".join(item["sources"]),
         )
     return table
@@ -116,7 +116,7 @@ def _comparison_at(rows: dict[str, dict[str, float]], k: int, users: int) -> Tab
     table = Table(title=f"Test items of {users:,} users, all items ranked, first {k}")
     table.add_column("model")
     for name in (*COLUMNS, "coverage"):
-        table.add_column(f"{name}@{k}", justify="right")
+        table.add_column(name, justify="right")
     best = {name: max(row[f"{name}@{k}"] for row in rows.values()) for name in COLUMNS}
     for model, row in rows.items():
         cells = []

@@ -68,7 +68,8 @@ class RecommendedItem(Body):
     item_id: str
     title: str
     score: float
-    """Comparable within one answer only."""
+    """Larger is better within one answer; of the generative tier, the item's share of belief among
+    the candidates."""
 
     rank: int
     """1 for the first."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import LoggingConfig
 
 from heliograph.bundle import open_bundle
 from heliograph.config import Config, DeploymentConfig, ServeConfig
@@ -17,6 +18,9 @@ from heliograph_serve.retrieve import Retrieve
 APP_NAME = "heliograph"
 BATCHES_IN_QUEUE = 64
 """Batches of all ingress replicas that a replica accepts at once."""
+
+REQUESTS_IN_PROGRESS = 1024
+"""Requests that an ingress replica accepts at once."""
 
 
 class GraphArgs(Config):
@@ -33,24 +37,27 @@ def app(args: GraphArgs) -> Application:
     """Build the graph. Named in serve_apps/recommend.yaml as `heliograph_serve.app:app`."""
     opened = open_bundle(args.bundle)
     settings = args.serve or opened.config.serve
-    retrieve = _deployment(Retrieve, settings.retrieve, BATCHES_IN_QUEUE).bind(opened.folder)
-    rank = _deployment(Rank, settings.rank, BATCHES_IN_QUEUE).bind(opened.folder, settings)
-    ingress = serve.ingress(http)(Recommend)
-    return _deployment(ingress, settings.recommend, max_ongoing=1024).bind(
-        opened.folder, settings, retrieve, rank
+    retrieve = _deployment(Retrieve, settings.retrieve).bind(opened.folder)
+    rank = _deployment(Rank, settings.rank).bind(opened.folder, settings)
+    ingress = _deployment(serve.ingress(http)(Recommend), settings.recommend).options(
+        max_ongoing_requests=REQUESTS_IN_PROGRESS,
+        logging_config=LoggingConfig(enable_access_log=True),
     )
+    return ingress.bind(opened.folder, settings, retrieve, rank)
 
 
-def _deployment(kind: type, settings: DeploymentConfig, max_ongoing: int) -> serve.Deployment:
+def _deployment(kind: type, settings: DeploymentConfig) -> serve.Deployment:
     return serve.deployment(
         name=kind.__name__,
-        max_ongoing_requests=max_ongoing,
+        max_ongoing_requests=BATCHES_IN_QUEUE,
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         autoscaling_config=AutoscalingConfig(
             min_replicas=settings.min_replicas,
             max_replicas=settings.max_replicas,
             target_ongoing_requests=settings.target_ongoing_requests,
         ),
+        # one line a request belongs to the ingress; behind it, a line a batch would say nothing new
+        logging_config=LoggingConfig(enable_access_log=False),
         health_check_period_s=2,
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=5,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +25,7 @@ from heliograph.bundle import open_bundle
 from heliograph.candidates import Candidates, popular_candidates, source_names
 from heliograph.config import ServeConfig
 from heliograph.events import History
-from heliograph.ranking import reorder
+from heliograph.ranking import reorder, shares
 from heliograph.tables import MAX_ID_LENGTH
 from heliograph_serve.api import (
     ApiError,
@@ -124,7 +124,8 @@ class Recommend:
             scores = await self._scores(history, candidates, clock)
             if scores is not None:
                 tier = "generative"
-                candidates = reorder(candidates, scores)
+                ranked = reorder(candidates, scores)
+                candidates = replace(ranked, scores=shares(ranked.scores))
         else:
             candidates = self._popular(lookup)
         items = self._items(candidates, request.n)
@@ -153,10 +154,10 @@ class Recommend:
                 SimilarItem(
                     item_id=self.catalogue.ids[row],
                     title=self.titles[row],
-                    score=float(score),
-                    sources=source_names(int(bits)),
+                    score=score,
+                    sources=source_names(bits),
                 )
-                for row, score, bits in _entries(found)
+                for row, score, bits in _entries(found, n)
             ],
             bundle=self.bundle_id,
         )
@@ -272,11 +273,11 @@ class Recommend:
             RecommendedItem(
                 item_id=self.catalogue.ids[row],
                 title=self.titles[row],
-                score=float(score),
+                score=score,
                 rank=rank,
-                sources=source_names(int(bits)),
+                sources=source_names(bits),
             )
-            for rank, (row, score, bits) in enumerate(_entries(candidates)[:n], start=1)
+            for rank, (row, score, bits) in enumerate(_entries(candidates, n), start=1)
         ]
 
     def _answer(self, items: list[RecommendedItem], tier: Tier, clock: Clock) -> Recommendations:
@@ -291,12 +292,11 @@ class Recommend:
         )
 
 
-def _entries(candidates: Candidates) -> list[tuple[int, float, int]]:
-    """Return item number, score and source bits of a one-row batch's items."""
-    return [
-        (int(item), float(score), int(bits))
-        for item, score, bits in zip(
-            candidates.items[0], candidates.scores[0], candidates.sources[0], strict=True
-        )
-        if item >= 0
-    ]
+def _entries(candidates: Candidates, n: int) -> Iterator[tuple[int, float, int]]:
+    """Yield item number, score and source bits of the first n items of a one-row batch."""
+    return zip(
+        candidates.items[0, :n].tolist(),
+        candidates.scores[0, :n].tolist(),
+        candidates.sources[0, :n].tolist(),
+        strict=True,
+    )

@@ -30,6 +30,10 @@ PAUSE_S = 0.5
 BATCH_TIMEOUT_S = 5.0
 """A batch that is away for longer counts as failed; requests have given up long before."""
 
+STUCK_S = 0.5
+"""A request that gives up counts as a failure of the stage only if a batch is away for longer;
+else its own deadline was short."""
+
 BATCHES_AWAY = 2
 """One at work and one on its way keeps the stage busy; more would only make batches smaller."""
 
@@ -54,7 +58,7 @@ class Stage(Generic[Query, Answer]):
         self._send = send
         self._max_batch_size = max_batch_size
         self._waiting: deque[tuple[Query, asyncio.Future[Answer]]] = deque()
-        self._away: set[asyncio.Task[None]] = set()
+        self._away: dict[asyncio.Task[None], float] = {}
         self._failures = 0
         self._retry_at = 0.0
 
@@ -80,8 +84,12 @@ class Stage(Generic[Query, Answer]):
         try:
             return await asyncio.wait_for(done, timeout_s)
         except TimeoutError:
-            self._failed(f"no answer within {timeout_s * 1000:.0f} ms")
+            if self._is_stuck():
+                self._failed(f"no answer within {timeout_s * 1000:.0f} ms")
             raise StageUnavailable(f"{self.name} did not answer in time") from None
+
+    def _is_stuck(self) -> bool:
+        return any(time.monotonic() - left > STUCK_S for left in self._away.values())
 
     def _depart(self) -> None:
         while self._waiting and len(self._away) < BATCHES_AWAY:
@@ -90,11 +98,11 @@ class Stage(Generic[Query, Answer]):
             batch = [(query, done) for query, done in batch if not done.done()]  # gave up waiting
             if batch:
                 task = asyncio.ensure_future(self._carry(batch))
-                self._away.add(task)
+                self._away[task] = time.monotonic()
                 task.add_done_callback(self._arrived)
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
-        self._away.discard(task)
+        del self._away[task]
         self._depart()
 
     async def _carry(self, batch: list[tuple[Query, asyncio.Future[Answer]]]) -> None:

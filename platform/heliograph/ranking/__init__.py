@@ -29,6 +29,13 @@ def blend(
     return scores
 
 
+def shares(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Turn (histories, count) final scores into shares of belief that sum to 1 in each row."""
+    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
+    normalised: NDArray[np.float32] = raised / raised.sum(axis=1, keepdims=True)
+    return normalised
+
+
 def reorder(candidates: Candidates, scores: NDArray[np.float32]) -> Candidates:
     """Sort candidates by (histories, count) scores, best first, which become their scores.
 

@@ -1,0 +1,135 @@
+"""The order of the measurements: each group in a process of its own, one after the other.
+
+Nothing heavy is imported here, since what this process holds would share its pages with the
+graph and make that look smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from figures import Plan, Row, tell
+from isolation import exit_on_sigterm, isolated, stderr_in
+from machine import cores, describe_machine
+from ratios import ratios
+from report import write_report
+
+HERE = Path(__file__).resolve().parent
+BUNDLES = HERE.parent / "examples" / "movielens" / "workspace" / "bundles"
+RUNS = 15
+"""Kinds of runs in the largest group, with room to spare."""
+
+LOG = Path("raw") / "stderr.log"
+"""Below the results: what Ray, vLLM and others have to say."""
+
+START_S = 900.0
+"""What a group may take beside its runs before it counts as hanging."""
+
+
+def main() -> None:
+    """Measure group by group; what has been measured is written after each."""
+    exit_on_sigterm()
+    arguments = parse_arguments()
+    require_bundle(arguments.bundle)
+    plan = Plan(arguments.bundle, arguments.seconds, arguments.repeats, arguments.texts)
+    facts = describe_machine() | describe_plan(plan)
+    timeout_s = START_S + RUNS * plan.repeats * plan.seconds * 2
+    rows: list[Row] = []
+    for name in arguments.only:
+        with stderr_in(arguments.out / LOG):
+            rows += isolated(timeout_s, GROUPS[name], plan)
+        write_report(arguments.out, facts, [*ratios(rows), *rows])
+    for ratio in ratios(rows):
+        tell(ratio.group, ratio.name, ratio.figures)
+    print(f"written to {arguments.out / 'results.md'}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("bundle", type=Path, nargs="?", default=BUNDLES, metavar="BUNDLE")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of one run (default: 10)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of a kind (default: 3)")
+    parser.add_argument("--texts", type=int, help="texts to embed (default: the whole catalogue)")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
+    return parser.parse_args()
+
+
+def require_bundle(path: Path) -> None:
+    """End with a remedy if there is no bundle."""
+    if not any(path.rglob("manifest.json")):
+        sys.exit(
+            f"no bundle at {path}; run `heliograph build examples/movielens/movielens.yaml` "
+            "first, or pass the path of a bundle"
+        )
+
+
+def describe_plan(plan: Plan) -> dict[str, object]:
+    """Say how the measurements are taken, for the head of the results."""
+    return {
+        "bundle": next(plan.bundle.rglob("manifest.json")).parent.name,
+        "runs": f"{plan.repeats} of {plan.seconds:g} s each; the median run by rate is shown",
+    }
+
+
+def noop(plan: Plan) -> list[Row]:
+    """Measure a Serve deployment that does nothing."""
+    from noop import measure_noop
+
+    return measure_noop(plan)
+
+
+def engine(plan: Plan) -> list[Row]:
+    """Measure vLLM alone: as it is served, with a thread a core, and in a process of its own."""
+    from engine import measure_engine
+
+    from heliograph.bundle import open_bundle
+
+    settings = open_bundle(plan.bundle).config.serve
+    threads = dict.fromkeys([settings.engine_threads, cores()])
+    variants: list[dict[str, object]] = [
+        *({"engine": "in_process", "engine_threads": count} for count in threads),
+        {"engine": "async"},
+    ]
+    variants.sort(key=lambda variant: variant["engine"] != settings.engine)  # as served comes first
+    timeout_s = START_S + RUNS * plan.repeats * plan.seconds
+    return [
+        row
+        for variant in variants
+        for row in isolated(timeout_s, measure_engine, plan, settings.model_copy(update=variant))
+    ]
+
+
+def retrieval(plan: Plan) -> list[Row]:
+    """Measure FAISS and the retriever."""
+    from retrieval import measure_retrieval
+
+    return measure_retrieval(plan)
+
+
+def graph(plan: Plan) -> list[Row]:
+    """Measure the whole graph."""
+    from graph import measure_graph
+
+    return measure_graph(plan)
+
+
+def embedding(plan: Plan) -> list[Row]:
+    """Measure the encoder and the stage."""
+    from embedding import measure_embedding
+
+    return measure_embedding(plan)
+
+
+GROUPS: dict[str, Callable[[Plan], list[Row]]] = {
+    "noop": noop,
+    "engine": engine,
+    "retrieval": retrieval,
+    "graph": graph,
+    "embedding": embedding,
+}
+"""Each is called in a process of its own."""

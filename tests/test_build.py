@@ -1,0 +1,90 @@
+"""The stages together: what runs, what is reused, what the evaluation finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from heliograph.build import read_epochs
+from heliograph.bundle import METRICS_FILE, open_bundle
+from small_shop import STEPS, USERS, build_shop, write_shop
+
+pytestmark = pytest.mark.cluster
+EXAMPLE = Path(__file__).parent.parent / "examples" / "your_own_data"
+
+
+@pytest.fixture(scope="module")
+def shop(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = write_shop(tmp_path_factory.mktemp("shop"))
+    build_shop(path)
+    return path
+
+
+def test_every_model_is_compared_and_the_circle_is_learned(shop: Path) -> None:
+    workspace = shop.parent / "workspace"
+    metrics = json.loads((workspace / "evaluation" / METRICS_FILE).read_text())
+    assert set(metrics["test"]) == {
+        "popularity", "transitions", "als", "text", "item_lm", "retrieval", "pipeline",
+    }  # fmt: skip
+    assert metrics["users"] == USERS
+    for model in ("transitions", "item_lm", "pipeline"):
+        assert metrics["test"][model]["recall@5"] > 0.95, model
+    assert metrics["test"]["pipeline"]["ndcg@10"] > metrics["test"]["popularity"]["ndcg@10"]
+
+
+def test_the_learning_curve_is_kept(shop: Path) -> None:
+    epochs = read_epochs(shop.parent / "workspace" / "models" / "item_lm")
+    assert [epoch.number for epoch in epochs] == list(range(1, len(epochs) + 1))
+    assert epochs[-1].loss < epochs[0].loss
+
+
+def test_the_bundle_knows_every_event_of_every_user(shop: Path) -> None:
+    histories = open_bundle(shop.parent / "workspace" / "bundles").histories()
+    known = histories.find("user-0")
+    assert known is not None and len(known) == STEPS
+
+
+def test_a_second_build_reuses_everything(shop: Path) -> None:
+    before = open_bundle(shop.parent / "workspace" / "bundles").id
+    assert all(result.reused for result in build_shop(shop))
+    assert open_bundle(shop.parent / "workspace" / "bundles").id == before
+
+
+def test_a_changed_setting_runs_its_stage_and_what_follows(shop: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(shop.parent, tmp_path / "copy")) / shop.name
+    copy.write_text(copy.read_text().replace("factors: 8", "factors: 4"))
+    ran = {result.name for result in build_shop(copy) if not result.reused}
+    assert ran == {"models/als", "index", "evaluation"}
+
+
+def test_a_new_item_is_the_only_one_embedded(shop: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(shop.parent, tmp_path / "copy")) / shop.name
+    with (copy.parent / "items.csv").open("a") as file:
+        file.write("item-new,A thing never seen before,late,9\n")
+    results = {result.name: result for result in build_shop(copy, until="embed")}
+    assert results["embeddings"].counts["embedded"] == 1
+
+
+def test_your_own_data_is_read_the_same_from_csv_and_parquet(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    folder = Path(
+        shutil.copytree(EXAMPLE, tmp_path / "example", ignore=shutil.ignore_patterns("workspace*"))
+    )
+    for name in ("shop.yaml", "shop_parquet.yaml"):
+        events = {result.name: result for result in build_shop(folder / name, until="ingest")}
+        assert events["events"].counts["rejected"] == 2
+    refused = pq.read_table(folder / "workspace/events/rejected_events.parquet")
+    assert sorted(refused["reason"].to_pylist()) == [
+        "item_id is not in the catalogue",
+        "timestamp is in the future",
+    ]
+    for table in ("items/items.parquet", "events/events.parquet"):
+        from_csv = pq.read_table(folder / "workspace" / table)
+        from_parquet = pq.read_table(folder / "workspace-parquet" / table)
+        same = [name for name in from_csv.column_names if name not in ("price", "event_id")]
+        assert from_csv.select(same).to_pydict() == from_parquet.select(same).to_pydict()

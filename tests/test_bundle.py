@@ -1,0 +1,153 @@
+"""Bundles: named by content, whole or refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from heliograph.bundle import (
+    LATEST,
+    MANIFEST,
+    METRICS_FILE,
+    RANKING_FILE,
+    open_bundle,
+    write_bundle,
+)
+from heliograph.catalog import ITEMS_FILE
+from heliograph.config import HeliographConfig, ItemLMConfig, TransitionsConfig, parse_config
+from heliograph.history import HISTORIES_FILE, write_histories
+from heliograph.index import VectorIndex
+from heliograph.models.als import Als
+from heliograph.models.item_lm import ItemLM, ItemLMNetwork
+from heliograph.models.popularity import Popularity
+from heliograph.models.text import Text
+from heliograph.models.transitions import Transitions
+from heliograph.workspace import InputError, write_json
+from worlds import cycle
+
+N_ITEMS = 6
+VECTORS = np.eye(N_ITEMS, dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    parts = tmp_path_factory.mktemp("parts")
+    folder = tmp_path_factory.mktemp("bundles")
+    write_bundle(write_parts(parts), config("shop"), folder)
+    return folder
+
+
+@pytest.fixture
+def copied(bundles: Path, tmp_path: Path) -> Path:
+    """A bundle that a test may damage."""
+    return Path(shutil.copytree(open_bundle(bundles).folder, tmp_path / "bundle"))
+
+
+def config(name: str) -> HeliographConfig:
+    table = {"path": "/data/x.csv", "format": "csv"}
+    return parse_config({"name": name, "workspace": ".", "items": table, "events": table}, "test")
+
+
+def write_parts(folder: Path) -> dict[str, Path]:
+    interactions = cycle(N_ITEMS, n_users=8, length=4)
+    ids = [f"item-{row}" for row in range(N_ITEMS)]
+    pq.write_table(pa.table({"item_id": ids, "title": ids, "text": ids}), folder / ITEMS_FILE)
+    write_histories(interactions, folder / HISTORIES_FILE)
+    write_json(folder / RANKING_FILE, {"blend_weight": 2.0})
+    write_json(folder / METRICS_FILE, {"test": {}})
+    for name in ("popularity", "transitions", "als", "text", "item_lm"):
+        (folder / "models" / name).mkdir(parents=True)
+    models = folder / "models"
+    Popularity(np.arange(N_ITEMS, dtype=np.float32)).save(models / "popularity")
+    Transitions.fit(TransitionsConfig(), interactions, N_ITEMS).save(models / "transitions")
+    Als(VECTORS, confidence=2.0, regularization=0.1).save(models / "als")
+    Text(VECTORS, half_life=2.0).save(models / "text")
+    torch.manual_seed(0)
+    network = ItemLMNetwork(ItemLMConfig(), VECTORS, dropout=0.0).eval()
+    with torch.no_grad():
+        ItemLM(network, network.embeddings()).save(models / "item_lm")
+    (folder / "index").mkdir()
+    for name in ("als", "text"):
+        VectorIndex.build(VECTORS).save(folder / "index" / f"{name}.faiss")
+    names = [ITEMS_FILE, HISTORIES_FILE, RANKING_FILE, METRICS_FILE, "models", "index"]
+    return {name: folder / name for name in names}
+
+
+def test_a_bundle_gives_back_what_was_put_in(bundles: Path) -> None:
+    bundle = open_bundle(bundles)
+    bundle.check()
+    assert bundle.id.startswith("shop-")
+    assert bundle.catalogue().ids == [f"item-{row}" for row in range(N_ITEMS)]
+    assert bundle.blend_weight() == 2.0
+    assert (bundle.item_lm() / "model.safetensors").is_file()
+    assert np.array_equal(bundle.sources().text.item_vectors, VECTORS)
+    assert bundle.popularity().ranking()[0] == N_ITEMS - 1
+    known = bundle.histories().find(bundle.histories().interactions.user_ids[0])
+    assert known is not None and len(known) == 4
+    assert bundle.histories().find("nobody") is None
+
+
+def test_the_same_content_is_the_same_bundle(bundles: Path, tmp_path: Path) -> None:
+    again = write_bundle(write_parts(tmp_path), config("shop"), bundles)
+    assert again.name == open_bundle(bundles).id
+    assert sorted(path.name for path in bundles.iterdir()) == sorted([again.name, LATEST])
+
+
+def test_no_path_of_the_building_machine_is_in_a_bundle(bundles: Path) -> None:
+    assert "/data" not in (open_bundle(bundles).folder / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", [ITEMS_FILE, "index/als.faiss", "models/item_lm/hf/config.json"])
+def test_a_truncated_file_is_named(copied: Path, name: str) -> None:
+    path = copied / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match=name):
+        open_bundle(copied)
+
+
+def test_a_missing_file_is_named(copied: Path) -> None:
+    (copied / RANKING_FILE).unlink()
+    with pytest.raises(InputError, match=RANKING_FILE):
+        open_bundle(copied)
+
+
+def test_an_altered_file_of_the_same_size_is_named_when_it_is_read(copied: Path) -> None:
+    path = copied / "models/als/model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    bundle = open_bundle(copied)
+    for read in (bundle.check, bundle.sources):
+        with pytest.raises(InputError, match="models/als/model.safetensors"):
+            read()
+
+
+def test_a_file_that_nobody_bundled_is_refused(copied: Path) -> None:
+    (copied / "models" / "surprise.pkl").write_bytes(b"")
+    with pytest.raises(InputError, match="surprise.pkl"):
+        open_bundle(copied)
+
+
+def test_a_manifest_that_was_cut_off_or_altered_is_refused(copied: Path) -> None:
+    manifest = copied / MANIFEST
+    content = manifest.read_text()
+    manifest.write_text(content[: len(content) // 2])
+    with pytest.raises(InputError, match=MANIFEST):
+        open_bundle(copied)
+    altered = json.loads(content)
+    altered["files"].pop(RANKING_FILE)
+    manifest.write_text(json.dumps(altered))
+    with pytest.raises(InputError, match=MANIFEST):
+        open_bundle(copied)
+
+
+def test_a_folder_that_is_no_bundle_is_refused_with_the_cure(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="heliograph build"):
+        open_bundle(tmp_path)

@@ -1,0 +1,89 @@
+"""The command line: every command explains itself, and mistakes are one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from heliograph import cli
+from heliograph.build import STAGES
+
+COMMANDS = [*STAGES, "build", "serve", "recommend", "doctor", "version"]
+
+
+def run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> tuple[int, str]:
+    """Run the command line in this process; returns the exit code and what it printed."""
+    monkeypatch.setattr(sys, "argv", ["heliograph", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    printed = capsys.readouterr()
+    code = stopped.value.code
+    return code if isinstance(code, int) else 0, " ".join((printed.out + printed.err).split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_shows_an_example(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, printed = run(capsys, monkeypatch, command, "--help")
+    assert code == 0
+    assert f"Example: heliograph {command}" in printed
+
+
+def test_a_missing_configuration_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, printed = run(capsys, monkeypatch, "build", "nowhere.yaml")
+    assert code == 2
+    assert printed.startswith("error: no configuration at nowhere.yaml")
+    assert "Traceback" not in printed
+
+
+def test_an_unknown_setting_names_the_one_that_was_meant(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = Path(__file__).parent.parent / "examples/movielens/movielens.yaml"
+    code, printed = run(capsys, monkeypatch, "build", str(example), "--set", "train.epoch=3")
+    assert code == 2
+    assert "did you mean train.epochs?" in printed
+
+
+def test_a_data_file_that_is_missing_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text(
+        "name: shop\nworkspace: workspace\n"
+        "items: {path: items.csv, format: csv}\nevents: {path: events.csv, format: csv}\n"
+    )
+    code, printed = run(capsys, monkeypatch, "ingest", str(path))
+    assert code == 2
+    assert "items.csv" in printed
+
+
+def test_a_folder_that_is_no_bundle_is_not_served(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code, printed = run(capsys, monkeypatch, "serve", str(tmp_path))
+    assert code == 2
+    assert "is not a bundle" in printed
+
+
+def test_an_endpoint_that_does_not_answer_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, printed = run(capsys, monkeypatch, "recommend", "http://127.0.0.1:9", "anyone")
+    assert code == 2
+    assert "nothing answers at http://127.0.0.1:9" in printed
+    assert "heliograph serve" in printed
+
+
+def test_the_console_script_is_installed() -> None:
+    script = Path(sys.executable).with_name("heliograph")
+    done = subprocess.run([script, "version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip()

@@ -1,0 +1,122 @@
+"""Batching and the fuse of a call to another deployment, with real coroutines and no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from heliograph_serve import stage as module
+from heliograph_serve.stage import BATCHES_AWAY, FAILURES_TO_OPEN, Stage, StageUnavailable
+
+WAIT_S = 5.0
+
+
+class Doubler:
+    """A deployment that doubles numbers; it can be held back and made to fail."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.broken = False
+
+    async def send(self, numbers: Sequence[int]) -> list[int]:
+        self.batches.append(list(numbers))
+        await self.gate.wait()
+        if self.broken:
+            raise RuntimeError("broken")
+        return [2 * number for number in numbers]
+
+
+def test_one_request_travels_at_once_and_alone() -> None:
+    async def scenario() -> None:
+        doubler = Doubler()
+        stage = Stage("double", doubler.send, max_batch_size=4)
+        assert await stage.ask(21, WAIT_S) == 42
+        assert doubler.batches == [[21]]
+
+    asyncio.run(scenario())
+
+
+def test_requests_that_come_while_batches_are_away_travel_together() -> None:
+    async def scenario() -> None:
+        doubler = Doubler()
+        doubler.gate.clear()
+        stage = Stage("double", doubler.send, max_batch_size=4)
+        asked = [asyncio.ensure_future(stage.ask(number, WAIT_S)) for number in range(10)]
+        while len(doubler.batches) < BATCHES_AWAY:
+            await asyncio.sleep(0)
+        doubler.gate.set()
+        assert await asyncio.gather(*asked) == [2 * number for number in range(10)]
+        assert [len(batch) for batch in doubler.batches] == [1, 1, 4, 4]
+
+    asyncio.run(scenario())
+
+
+def test_a_late_answer_is_an_error_for_the_request_alone() -> None:
+    async def scenario() -> None:
+        doubler = Doubler()
+        doubler.gate.clear()
+        stage = Stage("double", doubler.send, max_batch_size=4)
+        patient = asyncio.ensure_future(stage.ask(1, WAIT_S))
+        with pytest.raises(StageUnavailable, match="double"):
+            await stage.ask(2, 0.01)
+        doubler.gate.set()
+        assert await patient == 2
+
+    asyncio.run(scenario())
+
+
+def test_impatient_requests_do_not_make_the_stage_look_broken() -> None:
+    async def scenario() -> None:
+        doubler = Doubler()
+        doubler.gate.clear()
+        stage = Stage("double", doubler.send, max_batch_size=4)
+        for _ in range(2 * FAILURES_TO_OPEN):
+            with pytest.raises(StageUnavailable):
+                await stage.ask(1, 0.001)
+        assert not stage.is_open
+
+    asyncio.run(scenario())
+
+
+def test_a_stage_that_does_not_answer_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STUCK_S", 0.005)
+
+    async def scenario() -> None:
+        doubler = Doubler()
+        doubler.gate.clear()
+        stage = Stage("double", doubler.send, max_batch_size=4)
+        for _ in range(FAILURES_TO_OPEN):
+            with pytest.raises(StageUnavailable):
+                await stage.ask(1, 0.02)
+        assert stage.is_open
+
+    asyncio.run(scenario())
+
+
+def test_a_stage_that_keeps_failing_is_left_alone_and_then_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.05)
+
+    async def scenario() -> None:
+        doubler = Doubler()
+        doubler.broken = True
+        stage = Stage("double", doubler.send, max_batch_size=4)
+        for _ in range(FAILURES_TO_OPEN):
+            with pytest.raises(StageUnavailable):
+                await stage.ask(1, WAIT_S)
+        assert stage.is_open
+        sent = len(doubler.batches)
+        with pytest.raises(StageUnavailable):
+            await stage.ask(1, WAIT_S)
+        assert len(doubler.batches) == sent  # nothing was sent
+        doubler.broken = False
+        await asyncio.sleep(0.06)
+        assert await stage.ask(4, WAIT_S) == 8
+        assert not stage.is_open
+
+    asyncio.run(scenario())
