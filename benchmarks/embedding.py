@@ -10,16 +10,16 @@ from statistics import median
 
 import numpy as np
 import torch
-from figures import FASTEST, ITEMS, SLOWEST, Plan, Row, tell
-from machine import cores
 from numpy.typing import NDArray
-from ratios import EMBEDDING, SENTENCE_TRANSFORMERS
 from sentence_transformers import SentenceTransformer
 
+from figures import FASTEST, ITEMS, SLOWEST, Plan, Row, tell
 from heliograph.bundle import open_bundle
 from heliograph.cluster import ray_cluster
 from heliograph.config import EmbeddingConfig
 from heliograph.embedding import Encoder, embed, encoder_source
+from machine import cores
+from ratios import EMBEDDING, SENTENCE_TRANSFORMERS
 
 BATCH = 64
 SAME = 0.999

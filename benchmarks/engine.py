@@ -8,13 +8,12 @@ from collections.abc import Callable
 from functools import partial
 
 from figures import Plan, Row, repeat, timed
-from ratios import ENGINE, FIRST_VISIT, ONE_AT_A_TIME
-from workload import Prompts, prompts_of
-
 from heliograph.bundle import open_bundle
 from heliograph.config import ServeConfig
 from heliograph.models.item_tokens import BOS, FIRST_ITEM
 from heliograph.ranking.vllm_engine import Engine, start_engine
+from ratios import ENGINE, FIRST_VISIT, ONE_AT_A_TIME
+from workload import Prompts, prompts_of
 
 BATCH = 32
 AT_ONCE = 256

@@ -7,22 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fastapi import FastAPI
-from figures import Plan, Row
-from levels import free_port, measure_level
-from load import http_request
-from ratios import NOOP
 from ray import serve
 from ray.serve.config import HTTPOptions
 
+from figures import Plan, Row
 from heliograph.bundle import open_bundle
 from heliograph.cluster import ray_cluster
 from heliograph.config import ServeConfig
-from heliograph_serve.app import _deployment
+from heliograph_serve.app import GraphArgs, app
+from levels import free_port, measure_level
+from load import http_request
+from ratios import NOOP
 
 CLIENTS = (1, 16, 32)
-MAX_ONGOING = 1024
-"""As the ingress of the graph has it."""
-
 http = FastAPI()
 
 
@@ -39,13 +36,19 @@ def measure_noop(plan: Plan) -> list[Row]:
     """Measure it with one client and with many."""
     settings = open_bundle(plan.bundle).config.serve.model_copy(update={"port": free_port()})
     requests = [http_request("GET", "/noop")]
-    with _running(settings):
+    with _running(_like_the_ingress(GraphArgs(bundle=plan.bundle, serve=settings)), settings):
         return [measure_level(plan, NOOP, settings.port, requests, count) for count in CLIENTS]
 
 
+def _like_the_ingress(args: GraphArgs) -> serve.Application:
+    """Take the ingress of the graph with all its options, and put the no-op in its place."""
+    ingress = app(args)._bound_deployment
+    return ingress.options(func_or_class=serve.ingress(http)(Noop), name="Noop").bind()
+
+
 @contextmanager
-def _running(settings: ServeConfig) -> Iterator[None]:
-    """Serve it with the options and HTTP settings of `running_graph`."""
+def _running(application: serve.Application, settings: ServeConfig) -> Iterator[None]:
+    """Serve it with the HTTP settings of `running_graph`."""
     with ray_cluster(dashboard=True):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(
@@ -53,8 +56,7 @@ def _running(settings: ServeConfig) -> Iterator[None]:
             http_options=HTTPOptions(host=settings.host, port=settings.port),
         )
         try:
-            ingress = _deployment(serve.ingress(http)(Noop), settings.recommend, MAX_ONGOING)
-            serve.run(ingress.bind(), name="noop", route_prefix="/")
+            serve.run(application, name="noop", route_prefix="/")
             yield
         finally:
             serve.shutdown()

@@ -8,12 +8,12 @@ from typing import TypeVar
 
 import faiss
 import numpy as np
-from figures import Plan, Row, repeat, timed
 from numpy.typing import NDArray
-from workload import retriever_of, users_of
 
+from figures import Plan, Row, repeat, timed
 from heliograph.bundle import open_bundle
 from heliograph.events import History
+from workload import retriever_of, users_of
 
 GROUP = "retrieval alone"
 BATCH = 32

@@ -86,7 +86,6 @@ def noop(plan: Plan) -> list[Row]:
 def engine(plan: Plan) -> list[Row]:
     """Measure vLLM alone: as it is served, with a thread a core, and in a process of its own."""
     from engine import measure_engine
-
     from heliograph.bundle import open_bundle
 
     settings = open_bundle(plan.bundle).config.serve

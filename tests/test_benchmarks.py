@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 from figures import FASTEST, P50, REQUESTS, SLOWEST, Row, Run, number, summary, timed
 from isolation import isolated

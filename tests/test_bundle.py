@@ -46,7 +46,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(bundles: Path, tmp_path: Path) -> Path:
-    """A bundle that a test may damage."""
+    """Copy the bundle for a test that damages it."""
     return Path(shutil.copytree(open_bundle(bundles).folder, tmp_path / "bundle"))
 
 

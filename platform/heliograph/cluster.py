@@ -19,8 +19,10 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # requests enter through HAProxy instead of Serve's Python proxy
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    # Ray starts workers at niceness 15; replicas that answer requests are not background work
+    "RAY_worker_niceness": "0",
 }
-"""Switches of Serve; `cluster.yaml` exports the same where it starts Ray."""
+"""Switches of Ray and Serve; `cluster.yaml` exports the same where it starts Ray."""
 
 
 def choose_fast_serve() -> None:

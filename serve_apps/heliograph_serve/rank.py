@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ class Rank:
     """Holds the ranking engine of a bundle."""
 
     def __init__(self, bundle: Path, serve: ServeConfig) -> None:
+        # the engine's thread must not keep the one that talks to the network waiting (default: 5 ms)
+        sys.setswitchinterval(0.0005)
         opened = open_bundle(bundle)
         self.max_history = opened.config.models.item_lm.max_history
         self.weight = opened.blend_weight()

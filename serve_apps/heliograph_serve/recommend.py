@@ -99,11 +99,16 @@ class Recommend:
         self.histories = opened.histories()
         self.by_popularity = opened.popularity().ranking()
         self.similar_items = retrieve.similar
+        # what travels are arrays and small classes of ours: the plain pickle is enough
+        propose, score = (
+            method.options(request_serialization="pickle", response_serialization="pickle")
+            for method in (retrieve.retrieve, rank.score)
+        )
         self.retrieve: Stage[Lookup, Candidates] = Stage(
-            "retrieve", retrieve.retrieve.remote, serve.max_batch_size
+            "retrieve", propose.remote, serve.max_batch_size
         )
         self.rank: Stage[Scoring, NDArray[np.float32]] = Stage(
-            "rank", rank.score.remote, serve.max_batch_size
+            "rank", score.remote, serve.max_batch_size
         )
         self.started = time.monotonic()
         self.answers: Counter[Tier] = Counter()

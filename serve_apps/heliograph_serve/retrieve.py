@@ -17,6 +17,9 @@ from heliograph.bundle import open_bundle
 from heliograph.candidates import Candidates, Retriever
 from heliograph.events import History
 
+QUICK = 2
+"""Look-ups that take about a millisecond together: waiting for a thread would take as long."""
+
 
 @dataclass(frozen=True)
 class Lookup:
@@ -42,6 +45,8 @@ class Retrieve:
 
     async def retrieve(self, lookups: Sequence[Lookup]) -> list[Candidates]:
         """Return candidates for each look-up, as one-row batches trimmed to what was found."""
+        if len(lookups) <= QUICK:
+            return self._retrieve(lookups)
         return await asyncio.to_thread(self._retrieve, lookups)
 
     async def similar(self, item: int, count: int) -> Candidates:
