@@ -34,7 +34,7 @@ class Rank:
     """Holds the ranking engine of a bundle."""
 
     def __init__(self, bundle: Path, serve: ServeConfig) -> None:
-        # the engine's thread must not keep the one that talks to the network waiting (default: 5 ms)
+        # the engine's thread must not keep the network's waiting for 5 ms, Python's default
         sys.setswitchinterval(0.0005)
         opened = open_bundle(bundle)
         self.max_history = opened.config.models.item_lm.max_history
