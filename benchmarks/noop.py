@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from fastapi import FastAPI
 from ray import serve
-from ray.serve.config import HTTPOptions
 
 from figures import Plan, Row
 from heliograph.bundle import open_bundle
-from heliograph.cluster import ray_cluster
-from heliograph.config import ServeConfig
 from heliograph_serve.app import GraphArgs, app
+from heliograph_serve.graph import served
 from levels import free_port, measure_level
 from load import http_request
 from ratios import NOOP
@@ -36,7 +30,8 @@ def measure_noop(plan: Plan) -> list[Row]:
     """Measure it with one client and with many."""
     settings = open_bundle(plan.bundle).config.serve.model_copy(update={"port": free_port()})
     requests = [http_request("GET", "/noop")]
-    with _running(_like_the_ingress(GraphArgs(bundle=plan.bundle, serve=settings)), settings):
+    application = _like_the_ingress(GraphArgs(bundle=plan.bundle, serve=settings))
+    with served(application, settings, "noop"):
         return [measure_level(plan, NOOP, settings.port, requests, count) for count in CLIENTS]
 
 
@@ -44,19 +39,3 @@ def _like_the_ingress(args: GraphArgs) -> serve.Application:
     """Take the ingress of the graph with all its options, and put the no-op in its place."""
     ingress = app(args)._bound_deployment
     return ingress.options(func_or_class=serve.ingress(http)(Noop), name="Noop").bind()
-
-
-@contextmanager
-def _running(application: serve.Application, settings: ServeConfig) -> Iterator[None]:
-    """Serve it with the HTTP settings of `running_graph`."""
-    with ray_cluster(dashboard=True):
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(
-            proxy_location="EveryNode",
-            http_options=HTTPOptions(host=settings.host, port=settings.port),
-        )
-        try:
-            serve.run(application, name="noop", route_prefix="/")
-            yield
-        finally:
-            serve.shutdown()

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import ray
 from ray import serve
+from ray.serve import Application
 from ray.serve.config import HTTPOptions
 
 from heliograph.bundle import open_bundle
@@ -35,23 +36,29 @@ def running_graph(bundle: Path, settings: ServeConfig | None = None) -> Iterator
     opened = open_bundle(bundle)
     opened.check()
     settings = settings or opened.config.serve
+    application = app(GraphArgs(bundle=opened.folder, serve=settings))
+    with served(application, settings, APP_NAME) as url:
+        wait_until_ready(url)
+        yield url
+
+
+@contextmanager
+def served(application: Application, settings: ServeConfig, name: str) -> Iterator[str]:
+    """Run an application at the host and port of the settings; yields its URL.
+
+    Raises:
+        InputError: The port is busy.
+    """
     require_free_port(settings.host, settings.port)
     with ray_cluster(dashboard=True):
-        quiet = logging.getLogger("ray.serve")
-        quiet.setLevel(logging.ERROR)
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(
             proxy_location="EveryNode",
             http_options=HTTPOptions(host=settings.host, port=settings.port),
         )
         try:
-            serve.run(
-                app(GraphArgs(bundle=opened.folder, serve=settings)),
-                name=APP_NAME,
-                route_prefix="/",
-            )
-            url = f"http://{settings.host}:{settings.port}"
-            wait_until_ready(url)
-            yield url
+            serve.run(application, name=name, route_prefix="/")
+            yield f"http://{settings.host}:{settings.port}"
         finally:
             serve.shutdown()
 
