@@ -118,7 +118,7 @@ def _comparison_at(rows: dict[str, dict[str, float]], k: int, users: int) -> Tab
     for name in (*COLUMNS, "coverage"):
         table.add_column(name, justify="right")
     best = {name: max(row[f"{name}@{k}"] for row in rows.values()) for name in COLUMNS}
-    for model, row in rows.items():
+    for model, row in sorted(rows.items(), key=lambda entry: -entry[1][f"ndcg@{k}"]):
         cells = []
         for name in (*COLUMNS, "coverage"):
             value = row[f"{name}@{k}"]

@@ -46,12 +46,15 @@ def running_graph(bundle: Path, settings: ServeConfig | None = None) -> Iterator
 def served(application: Application, settings: ServeConfig, name: str) -> Iterator[str]:
     """Run an application at the host and port of the settings; yields its URL.
 
+    Afterwards a Serve that was running before goes on without it; one started here ends.
+
     Raises:
         InputError: The port is busy.
     """
     require_free_port(settings.host, settings.port)
     with ray_cluster(dashboard=True):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        was_running = bool(serve.status().proxies)
         serve.start(
             proxy_location="EveryNode",
             http_options=HTTPOptions(host=settings.host, port=settings.port),
@@ -60,7 +63,10 @@ def served(application: Application, settings: ServeConfig, name: str) -> Iterat
             serve.run(application, name=name, route_prefix="/")
             yield f"http://{settings.host}:{settings.port}"
         finally:
-            serve.shutdown()
+            if was_running:
+                serve.delete(name)
+            else:
+                serve.shutdown()
 
 
 def require_free_port(host: str, port: int) -> None:
