@@ -47,7 +47,6 @@ from heliograph_serve.stage import Stage, StageUnavailable
 
 LATENCIES_KEPT = 2000
 READY_TIMEOUT_S = 2.0
-SIMILAR_TIMEOUT_S = 5.0
 
 http = FastAPI(
     title="heliograph",

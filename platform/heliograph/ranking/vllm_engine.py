@@ -65,8 +65,6 @@ def start_engine(model: Path, max_history: int, serve: ServeConfig) -> Engine:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    # pinned to a core, the engine would wait whenever another replica happens to run there
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "auto")
     arguments = _engine_arguments(model, max_history, serve)
     return InProcessEngine(arguments, serve) if in_process else AsyncEngine(arguments)
 
