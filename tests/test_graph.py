@@ -200,9 +200,20 @@ def test_the_status_counts_tiers(url: str, bundle: Bundle) -> None:
 
 
 def test_a_deadline_that_nothing_can_keep_still_gets_an_answer(url: str) -> None:
-    answer = ask(url, user_id="user-0", deadline_ms=0.001)
+    answer = ask(url, history=[item_id(0), item_id(7), item_id(2)], deadline_ms=0.001)
     assert answer["tier"] == "popular"
     assert len(ids(answer)) == 10
+
+
+def test_who_comes_back_unchanged_needs_no_retrieval(url: str) -> None:
+    request = {"user_id": "user-11", "n": 7}
+    first = ask(url, **request)
+    before = httpx.get(f"{url}/v1/status").json()["candidate_cache"]
+    second = ask(url, **request)
+    after = httpx.get(f"{url}/v1/status").json()["candidate_cache"]
+    assert after == {"hits": before["hits"] + 1, "misses": before["misses"]}
+    assert set(second["timings_ms"]) == {"rank", "answer", "total"}
+    assert second["items"] == first["items"]
 
 
 def test_many_at_once_get_what_one_alone_gets(url: str) -> None:
@@ -245,6 +256,19 @@ def test_requests_survive_the_death_of_the_ranking_model(url: str) -> None:
     assert tiers["retrieval"] > 0
     assert answer["tier"] == "generative", f"ranking did not come back: {tiers}"
     wait_until_ready(url)
+
+
+def test_the_death_of_retrieval_is_no_server_error(url: str) -> None:
+    ask(url, user_id="user-4", n=5)
+    os.kill(replica("Retrieve").pid, signal.SIGKILL)
+    assert ask(url, user_id="user-4", n=5, deadline_ms=2000)["tier"] == "generative"
+    assert len(ids(ask(url, user_id="user-5", n=6, deadline_ms=300))) == 6
+    statuses = Counter(
+        httpx.get(f"{url}/v1/items/{item_id(3)}/similar", timeout=10).status_code for _ in range(5)
+    )
+    assert set(statuses) <= {200, 503}, statuses
+    wait_until_ready(url)
+    assert httpx.get(f"{url}/v1/items/{item_id(3)}/similar").status_code == 200
 
 
 def replica(deployment: str) -> psutil.Process:

@@ -267,8 +267,11 @@ class ServeConfig(Config):
     deadline_ms: float = Field(default=200.0, gt=0)
     """Of a request that names none; a stage that would miss it is left out."""
 
-    max_batch_size: int = Field(default=32, ge=1)
+    max_batch_size: int = Field(default=64, ge=1)
     """Requests that travel between deployments together."""
+
+    candidate_cache_mb: int = Field(default=32, ge=1)
+    """Memory of an ingress replica for the candidates of users who come back, 3 KB a user."""
 
     kv_cache_mb: int = Field(default=256, ge=16)
     """Memory of the ranking engine for cached history prefixes, a replica."""

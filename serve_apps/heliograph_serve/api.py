@@ -90,7 +90,8 @@ class Recommendations(Body):
 
     bundle: str
     timings_ms: dict[str, float]
-    """Time of each stage as this request saw it, and `total`."""
+    """Time of each stage as this request saw it, and `total`; one whose result was remembered is
+    not there."""
 
 
 class SimilarItem(Body):
@@ -139,6 +140,9 @@ class Status(Body):
 
     latency_ms: dict[str, float]
     """p50, p95 and p99 of the newest answers; empty before the first."""
+
+    candidate_cache: dict[str, int]
+    """`hits` and `misses`: requests whose candidates were remembered, and the others."""
 
     stages: dict[str, str]
     """`closed` is well; `open` means the stage failed and is tried again after a pause."""

@@ -7,6 +7,7 @@ never fails because the ranking model did.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ import numpy as np
 from fastapi import FastAPI, Response
 from fastapi import Path as PathParameter
 from numpy.typing import NDArray
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from heliograph import __version__
@@ -41,12 +44,14 @@ from heliograph_serve.api import (
     Tier,
     install_error_handlers,
 )
+from heliograph_serve.cache import CandidateCache
 from heliograph_serve.rank import Scoring
 from heliograph_serve.retrieve import Lookup
 from heliograph_serve.stage import Stage, StageUnavailable
 
 LATENCIES_KEPT = 2000
 READY_TIMEOUT_S = 2.0
+SIMILAR_TIMEOUT_S = 2.0
 
 http = FastAPI(
     title="heliograph",
@@ -109,6 +114,7 @@ class Recommend:
         self.rank: Stage[Scoring, NDArray[np.float32]] = Stage(
             "rank", score.remote, serve.max_batch_size
         )
+        self.remembered = CandidateCache(serve.candidate_cache_mb)
         self.started = time.monotonic()
         self.answers: Counter[Tier] = Counter()
         self.latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)
@@ -136,7 +142,10 @@ class Recommend:
         clock.lap("answer")
         return self._answer(items, tier, clock)
 
-    @http.get("/v1/items/{item_id}/similar", responses=ERRORS | {404: {"model": ErrorBody}})
+    @http.get(
+        "/v1/items/{item_id}/similar",
+        responses=ERRORS | {404: {"model": ErrorBody}, 503: {"model": ErrorBody}},
+    )
     async def similar(
         self,
         item_id: Annotated[str, PathParameter(max_length=MAX_ID_LENGTH)],
@@ -150,7 +159,7 @@ class Recommend:
         item = self.catalogue.row_of.get(item_id)
         if item is None:
             raise ApiError(404, "unknown_item", f"no item {item_id!r} in the catalogue", "item_id")
-        found: Candidates = await self.similar_items.remote(item, n)
+        found = await self._similar(item, n)
         return SimilarItems(
             item_id=item_id,
             title=self.titles[item],
@@ -177,7 +186,7 @@ class Recommend:
         history = self.by_popularity[:1].astype(np.int32)
         clock = Clock(READY_TIMEOUT_S)
         lookup = Lookup(history=history, count=1, excluded=history)
-        candidates = await self._candidates(lookup, clock)
+        candidates = await self._retrieved(lookup, clock)
         scores = None
         if candidates is not None:
             scores = await self._scores(history, candidates, clock)
@@ -203,6 +212,7 @@ class Recommend:
             latency_ms={f"p{q}": round(float(np.percentile(latencies, q)), 2) for q in (50, 95, 99)}
             if len(latencies)
             else {},
+            candidate_cache={"hits": self.remembered.hits, "misses": self.remembered.misses},
             stages={
                 stage.name: "open" if stage.is_open else "closed"
                 for stage in (self.retrieve, self.rank)
@@ -238,12 +248,31 @@ class Recommend:
         return np.array([row for row in known if row is not None], np.int32)
 
     async def _candidates(self, lookup: Lookup, clock: Clock) -> Candidates | None:
+        """Return the candidates of a look-up, remembered or retrieved."""
+        found = self.remembered.get(lookup)
+        if found is None:
+            found = await self._retrieved(lookup, clock)
+            if found is not None:
+                self.remembered.put(lookup, found)
+        return found
+
+    async def _retrieved(self, lookup: Lookup, clock: Clock) -> Candidates | None:
         try:
             return await self.retrieve.ask(lookup, clock.left_s())
         except StageUnavailable:
             return None
         finally:
             clock.lap("retrieve")
+
+    async def _similar(self, item: int, n: int) -> Candidates:
+        try:
+            async with asyncio.timeout(SIMILAR_TIMEOUT_S):
+                found: Candidates = await self.similar_items.remote(item, n)
+        except (TimeoutError, RayError, RayServeException) as error:
+            raise ApiError(
+                503, "retrieval_unavailable", "retrieval does not answer; try again in a moment"
+            ) from error
+        return found
 
     async def _scores(
         self, history: History, candidates: Candidates, clock: Clock

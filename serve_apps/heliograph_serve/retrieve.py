@@ -33,6 +33,11 @@ class Lookup:
     conditions: Mapping[str, str | list[str]] = field(default_factory=dict)
     """Catalogue column -> wanted values."""
 
+    def key(self) -> tuple[bytes, bytes, int, str]:
+        """Return what the answer depends on: of one bundle, equal keys have equal candidates."""
+        conditions = json.dumps(self.conditions, sort_keys=True) if self.conditions else ""
+        return self.history.tobytes(), self.excluded.tobytes(), self.count, conditions
+
 
 class Retrieve:
     """Holds the candidate models of a bundle."""

@@ -1,0 +1,50 @@
+"""Remembers the candidates of users who come back before they have done anything new.
+
+The key is everything that candidates depend on within one bundle, so what is found here is what
+retrieval would say; nothing has to expire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from cachetools import LRUCache
+
+from heliograph.candidates import Candidates
+from heliograph_serve.retrieve import Lookup
+
+OVERHEAD = 1024
+"""Bytes of an entry beside its arrays."""
+
+
+class CandidateCache:
+    """The least recently used look-ups go first when the memory is full."""
+
+    def __init__(self, megabytes: int) -> None:
+        self._entries: LRUCache[Hashable, tuple[Lookup, Candidates]] = LRUCache(
+            megabytes << 20, getsizeof=_size
+        )
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, lookup: Lookup) -> Candidates | None:
+        """Return what was found for an equal look-up, if it is still here."""
+        entry = self._entries.get(lookup.key())
+        if entry is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        return entry[1]
+
+    def put(self, lookup: Lookup, candidates: Candidates) -> None:
+        """Remember what was found."""
+        entry = (lookup, candidates)
+        if _size(entry) <= self._entries.maxsize:
+            self._entries[lookup.key()] = entry
+
+
+def _size(entry: tuple[Lookup, Candidates]) -> int:
+    lookup, candidates = entry
+    key = lookup.history.nbytes + lookup.excluded.nbytes
+    value = candidates.items.nbytes + candidates.scores.nbytes + candidates.sources.nbytes
+    return OVERHEAD + 2 * key + value  # the arrays of the look-up, and their bytes in the key
