@@ -11,7 +11,7 @@ from memory import memory_gib
 from ratios import FIRST_VISIT, GRAPH
 from workload import users_of
 
-CLIENTS = (1, 8, 16, 32, 64)
+CLIENTS = (1, 8, 16, 32, 64, 128)
 ITEMS = 10
 DEADLINE_MS = 5000.0
 """High, so that overload shows as latency instead of as a cheaper tier."""
