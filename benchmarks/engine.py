@@ -10,10 +10,9 @@ from functools import partial
 from figures import Plan, Row, repeat, timed
 from heliograph.bundle import open_bundle
 from heliograph.config import ServeConfig
-from heliograph.models.item_tokens import BOS, FIRST_ITEM
-from heliograph.ranking.vllm_engine import Engine, start_engine
+from heliograph.ranking.vllm_engine import Engine, Query, start_engine
 from ratios import ENGINE, FIRST_VISIT, ONE_AT_A_TIME
-from workload import Prompts, prompts_of
+from workload import ITEMS, queries_of
 
 BATCH = 32
 AT_ONCE = 256
@@ -23,13 +22,14 @@ AT_ONCE = 256
 def measure_engine(plan: Plan, serve: ServeConfig) -> list[Row]:
     """Measure one way to run the engine: every user once, then the same users again."""
     bundle = open_bundle(plan.bundle)
-    prompts = prompts_of(bundle)
+    queries = queries_of(bundle, ITEMS)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    engine = start_engine(bundle.item_lm(), bundle.config.models.item_lm.max_history, serve)
+    max_history = bundle.config.models.item_lm.max_history
+    engine = start_engine(bundle.item_lm(), len(bundle.catalogue()), max_history, serve)
     try:
         with asyncio.Runner() as runner:
-            runner.run(engine.score([[BOS]], [[FIRST_ITEM]]))  # the first request is slow
-            return _measure(plan, _title(serve), partial(_calls, runner, engine, prompts))
+            runner.run(engine.rank(queries[:1]))  # the first request is slow
+            return _measure(plan, _title(serve), partial(_calls, runner, engine, queries))
     finally:
         engine.close()
 
@@ -56,17 +56,13 @@ def _measure(
 
 
 def _calls(
-    runner: asyncio.Runner, engine: Engine, prompts: Prompts, size: int
+    runner: asyncio.Runner, engine: Engine, queries: list[Query], size: int
 ) -> list[Callable[[], object]]:
     """Return one call for every `size` users, the last one filled up with the first users."""
-    users = len(prompts.tokens)
+    users = len(queries)
 
     def call(start: int) -> object:
-        rows = [row % users for row in range(start, start + size)]
-        return runner.run(
-            engine.score(
-                [prompts.tokens[row] for row in rows], [prompts.candidates[row] for row in rows]
-            )
-        )
+        chosen = [queries[row % users] for row in range(start, start + size)]
+        return runner.run(engine.rank(chosen))
 
     return [partial(call, start) for start in range(0, users, size)]

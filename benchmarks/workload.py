@@ -9,12 +9,16 @@ import numpy as np
 from heliograph.bundle import Bundle
 from heliograph.candidates import Retriever
 from heliograph.events import History
-from heliograph.models.item_tokens import FIRST_ITEM, prompt
+from heliograph.ranking import evidence_of
+from heliograph.ranking.vllm_engine import Query
+from heliograph_serve.rank import Scoring
 
 MAX_USERS = 2000
 """More would make the first visits long; all measurements go round and round over these."""
 
 SEED = 7
+ITEMS = 10
+"""Items in an answer."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +27,6 @@ class User:
 
     id: str
     history: History
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """What the ranking engine is asked, a user a row."""
-
-    tokens: list[list[int]]
-    candidates: list[list[int]]
 
 
 def users_of(bundle: Bundle) -> list[User]:
@@ -43,17 +39,19 @@ def users_of(bundle: Bundle) -> list[User]:
 
 def retriever_of(bundle: Bundle) -> Retriever:
     """Return the retriever as the graph has it."""
-    return Retriever(bundle.sources(), bundle.config.candidates)
+    return Retriever(bundle.sources(), bundle.config.candidates, bundle.blend())
 
 
-def prompts_of(bundle: Bundle) -> Prompts:
-    """Return prompts and candidates as the graph would send them to the engine."""
+def queries_of(bundle: Bundle, k: int) -> list[Query]:
+    """Return what the graph would ask the ranking engine, a user each."""
     histories = [user.history for user in users_of(bundle)]
     max_history = bundle.config.models.item_lm.max_history
     count = bundle.config.candidates.count
     found = retriever_of(bundle).retrieve(histories, count)
-    rows = (found.row(row, count).items[0] for row in range(len(histories)))
-    return Prompts(
-        tokens=[prompt(history, max_history) for history in histories],
-        candidates=[(items + FIRST_ITEM).tolist() for items in rows],
-    )
+    evidence = evidence_of(found, count)
+    return [
+        Scoring(history, found.row(row, count).items[0], evidence[row], history, False, k).query(
+            max_history
+        )
+        for row, history in enumerate(histories)
+    ]

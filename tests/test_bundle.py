@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from heliograph.blend import Blend, Cohort
 from heliograph.bundle import (
     LATEST,
     MANIFEST,
@@ -33,6 +34,12 @@ from heliograph.workspace import InputError, write_json
 from worlds import cycle
 
 N_ITEMS = 6
+BLEND = Blend(
+    [
+        Cohort(1, {"transitions": 2.0}, {"text": 1.0}),
+        Cohort(9, {"als": 0.5}, {"als": 1.0}, item_lm=False),
+    ]
+)
 VECTORS = np.eye(N_ITEMS, dtype=np.float32)
 
 
@@ -60,7 +67,7 @@ def write_parts(folder: Path) -> dict[str, Path]:
     ids = [f"item-{row}" for row in range(N_ITEMS)]
     pq.write_table(pa.table({"item_id": ids, "title": ids, "text": ids}), folder / ITEMS_FILE)
     write_histories(interactions, folder / HISTORIES_FILE)
-    write_json(folder / RANKING_FILE, {"blend_weight": 2.0})
+    write_json(folder / RANKING_FILE, BLEND.dump())
     write_json(folder / METRICS_FILE, {"test": {}})
     for name in ("popularity", "transitions", "als", "text", "item_lm"):
         (folder / "models" / name).mkdir(parents=True)
@@ -85,7 +92,7 @@ def test_a_bundle_gives_back_what_was_put_in(bundles: Path) -> None:
     bundle.check()
     assert bundle.id.startswith("shop-")
     assert bundle.catalogue().ids == [f"item-{row}" for row in range(N_ITEMS)]
-    assert bundle.blend_weight() == 2.0
+    assert bundle.blend().cohorts == BLEND.cohorts
     assert (bundle.item_lm() / "model.safetensors").is_file()
     assert np.array_equal(bundle.sources().text.item_vectors, VECTORS)
     assert bundle.popularity().ranking()[0] == N_ITEMS - 1

@@ -18,6 +18,7 @@ def found(count: int = 4) -> Candidates:
     return Candidates(
         np.arange(count, dtype=np.int32)[None, :],
         np.zeros((1, count), np.float32),
+        np.zeros((1, count), np.float32),
         np.zeros((1, count), np.uint8),
     )
 

@@ -1,6 +1,8 @@
-"""Candidates are fused as the formula says, within the limits of a request, and always enough."""
+"""Candidates: evidence adds up, within the limits of a request, and there are always enough."""
 
 from __future__ import annotations
+
+import json
 
 import numpy as np
 import pytest
@@ -8,14 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heliograph.candidates import (
-    Candidates,
-    Retriever,
-    Sources,
-    fuse,
-    popular_candidates,
-    source_names,
-)
+from heliograph.blend import Blend, Cohort
+from heliograph.candidates import Candidates, Retriever, popular_candidates, proposer_names
 from heliograph.config import (
     SOURCE_NAMES,
     AlsConfig,
@@ -31,6 +27,7 @@ from heliograph.models.als import Als
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text
 from heliograph.models.transitions import Transitions
+from heliograph.sources import Limits, Sources
 from worlds import clustered_vectors, cycle, interactions
 
 N_ITEMS = 24
@@ -60,98 +57,21 @@ def sources(events: Interactions, vectors: NDArray[np.float32]) -> Sources:
 SOURCES = sources(cycle(N_ITEMS, n_users=30, length=8), clustered_vectors(4, N_ITEMS // 4, dim=8))
 
 
-def retriever(**settings: object) -> Retriever:
-    return Retriever(SOURCES, CandidatesConfig.model_validate(settings))
+EVERYONE: dict[SourceName, float] = {
+    "popularity": 0.1,
+    "transitions": 1.0,
+    "als": 1.0,
+    "text": 0.5,
+}
+
+
+def retriever(depth: int = 100, weights: dict[SourceName, float] | None = None) -> Retriever:
+    blend = Blend.uniform(EVERYONE if weights is None else weights)
+    return Retriever(SOURCES, CandidatesConfig(depth=depth), blend)
 
 
 def found(candidates: Candidates, row: int = 0) -> list[int]:
     return [int(item) for item in candidates.items[row] if item != NO_ITEM]
-
-
-# fusion
-
-
-def test_fusion_sums_weights_over_ranks() -> None:
-    fused = fuse(
-        {
-            "als": np.array([[7, 3, NO_ITEM]], np.int32),
-            "text": np.array([[3, 5]], np.int32),
-        },
-        {"als": 1.0, "text": 0.5},
-        rank_constant=1.0,
-        count=4,
-    )
-    # 3: 1/3 + 0.5/2, 7: 1/2, 5: 0.5/3
-    assert fused.items.tolist() == [[3, 7, 5, NO_ITEM]]
-    np.testing.assert_allclose(fused.scores, [[1 / 3 + 1 / 4, 1 / 2, 1 / 6, 0]], rtol=1e-6)
-    assert [source_names(bits) for bits in fused.sources[0]] == [
-        ["als", "text"],
-        ["als"],
-        ["text"],
-        [],
-    ]
-
-
-def test_equal_fused_scores_are_ordered_by_number() -> None:
-    rankings: dict[SourceName, NDArray[np.int32]] = {
-        "als": np.array([[9, 2]], np.int32),
-        "text": np.array([[2, 9]], np.int32),
-    }
-    fused = fuse(rankings, {"als": 1.0, "text": 1.0}, rank_constant=60.0, count=1)
-    assert fused.items.tolist() == [[2]]
-
-
-@st.composite
-def rankings(draw: st.DrawFn) -> dict[SourceName, NDArray[np.int32]]:
-    """Draw rankings of two users by some sources; each may end in open places."""
-    names = draw(st.lists(st.sampled_from(SOURCE_NAMES), min_size=1, unique=True))
-    drawn: dict[SourceName, NDArray[np.int32]] = {}
-    for name in names:
-        depth = draw(st.integers(1, 9))
-        rows = [draw(st.lists(st.integers(0, 14), max_size=depth, unique=True)) for _ in range(2)]
-        drawn[name] = np.array([row + [NO_ITEM] * (depth - len(row)) for row in rows], np.int32)
-    return drawn
-
-
-WEIGHTS: dict[SourceName, float] = {"popularity": 0.3, "transitions": 1.0, "als": 0.7, "text": 0.2}
-
-
-@given(ranked=rankings(), count=st.integers(1, 40), data=st.data())
-def test_fusion_does_not_depend_on_the_order_of_sources(
-    ranked: dict[SourceName, NDArray[np.int32]], count: int, data: st.DataObject
-) -> None:
-    shuffled = {name: ranked[name] for name in data.draw(st.permutations(list(ranked)))}
-    first, second = (fuse(each, WEIGHTS, 60.0, count) for each in (ranked, shuffled))
-    np.testing.assert_array_equal(first.items, second.items)
-    np.testing.assert_array_equal(first.scores, second.scores)
-    np.testing.assert_array_equal(first.sources, second.sources)
-
-
-@given(ranked=rankings(), count=st.integers(1, 40))
-def test_fusion_keeps_each_proposed_item_once_best_first(
-    ranked: dict[SourceName, NDArray[np.int32]], count: int
-) -> None:
-    fused = fuse(ranked, WEIGHTS, 60.0, count)
-    for row in range(2):
-        items = found(fused, row)
-        proposed = {int(item) for ranking in ranked.values() for item in ranking[row]} - {NO_ITEM}
-        assert len(items) == len(set(items)) == min(count, len(proposed))
-        assert set(items) <= proposed
-        assert (np.diff(fused.scores[row]) <= 0).all()
-        assert (fused.scores[row, : len(items)] > 0).all()
-        for place, item in enumerate(items):
-            proposers = [
-                name for name in SOURCE_NAMES if name in ranked and item in ranked[name][row]
-            ]
-            assert source_names(int(fused.sources[row, place])) == proposers
-
-
-@given(ranked=rankings(), item=st.integers(15, 20))
-def test_what_every_source_ranks_first_is_first(
-    ranked: dict[SourceName, NDArray[np.int32]], item: int
-) -> None:
-    agreed = {name: np.insert(ranking, 0, item, axis=1) for name, ranking in ranked.items()}
-    assert fuse(agreed, WEIGHTS, 60.0, 3).items[:, 0].tolist() == [item, item]
 
 
 # retrieval
@@ -181,8 +101,8 @@ def test_there_are_always_enough_candidates_within_the_limits(
         assert len(items) == len(set(items)) == min(count, np.count_nonzero(allowed))
         assert allowed[items].all()
         assert (candidates.items[row, len(items) :] == NO_ITEM).all()
-        assert (np.diff(candidates.scores[row]) <= 0).all()
-        assert candidates.sources[row, : len(items)].all()
+        assert (np.diff(candidates.scores[row, : len(items)]) <= 0).all()
+        assert candidates.proposers[row, : len(items)].all()
 
 
 def test_a_batch_gives_what_single_requests_give() -> None:
@@ -197,7 +117,8 @@ def test_a_batch_gives_what_single_requests_give() -> None:
 def test_an_empty_history_gives_popular_items() -> None:
     candidates = retriever().retrieve([EMPTY], 6)
     assert found(candidates) == SOURCES.popularity.ranking()[:6].tolist()
-    assert {name for bits in candidates.sources[0] for name in source_names(bits)} == {"popularity"}
+    named = {name for bits in candidates.proposers[0] for name in proposer_names(int(bits))}
+    assert "popularity" in named
 
 
 def test_in_a_cycle_the_next_item_is_the_first_candidate() -> None:
@@ -206,27 +127,70 @@ def test_in_a_cycle_the_next_item_is_the_first_candidate() -> None:
         assert only_transitions.retrieve([history(item)], 3).items[0, 0] == item + 1
 
 
-def test_sources_without_weight_propose_nothing() -> None:
-    for weights in ({"als": 1.0, "text": 0.0}, {"als": 1.0}):
-        candidates = retriever(weights=weights, depth=8).retrieve([history(1)], 8)
-        names = {name for bits in candidates.sources[0] for name in source_names(bits)}
-        assert names == {"als"}
+def test_the_score_is_the_weighted_sum_of_every_sources_own_scores() -> None:
+    asked = history(3, 4, 9)
+    found_ = retriever().retrieve([asked], 12)
+    expected = np.zeros(N_ITEMS, np.float32)
+    for name, weight in EVERYONE.items():
+        if name == "transitions":
+            evidence = SOURCES.transitions.followers([asked]).toarray()[0]
+        else:
+            evidence = SOURCES.model(name).scores([asked])[0]
+        expected += weight * evidence
+    np.testing.assert_allclose(found_.scores[0], expected[found_.items[0]], rtol=1e-5)
 
 
-def test_with_every_source_off_popular_items_remain() -> None:
-    candidates = retriever(weights={}).retrieve([history(0)], 5)
-    assert found(candidates) == [item for item in SOURCES.popularity.ranking() if item][:5]
+def test_what_one_source_proposes_has_the_evidence_of_all() -> None:
+    asked = history(0, 6)
+    limits = Limits(3, [asked], None)
+    proposals = next(retriever().propose([asked], limits, [history(17)]))
+    assert proposals.evidence.shape == (len(proposals.items), len(SOURCE_NAMES))
+    place = proposals.items.tolist().index(17)
+    assert "item_lm" in proposer_names(int(proposals.proposers[place]))
+    for source, name in enumerate(SOURCE_NAMES):
+        if name != "transitions":
+            scores = SOURCES.model(name).scores([asked])[0]
+            np.testing.assert_allclose(
+                proposals.evidence[:, source], scores[proposals.items], rtol=1e-5, atol=1e-6
+            )
 
 
-def test_an_item_nobody_has_met_is_proposed_for_its_text_only() -> None:
+def test_every_cohort_has_its_own_weights() -> None:
+    blend = Blend(
+        [
+            Cohort(1, {"transitions": 1.0}, {"transitions": 1.0}),
+            Cohort(4, {"text": 1.0}, {"text": 1.0}, item_lm=False),
+        ]
+    )
+    config = CandidatesConfig()
+    short, long = history(3), history(3, 9, 3, 15)
+    both = Retriever(SOURCES, config, blend).retrieve([short, long, EMPTY], 3)
+    only: list[dict[SourceName, float]] = [{"transitions": 1.0}, {"text": 1.0}]
+    alone = [
+        Retriever(SOURCES, config, Blend.uniform(weights)).retrieve([asked], 3)
+        for asked, weights in zip((short, long), only, strict=True)
+    ]
+    for row, one in enumerate(alone):
+        assert both.items[row].tolist() == one.items[0].tolist()
+    assert found(both, 2) == SOURCES.popularity.ranking()[:3].tolist()
+    assert blend.asks_item_lm([short, long, EMPTY]).tolist() == [True, False, False]
+
+
+def test_a_blend_is_the_same_after_a_round_trip_through_json() -> None:
+    blend = Blend(
+        [Cohort(1, {"als": 0.5}, {"als": 0.1}), Cohort(7, {"text": 2.0}, {}, item_lm=False)]
+    )
+    again = Blend.parse(json.loads(json.dumps(blend.dump())))
+    assert again.cohorts == blend.cohorts
+
+
+def test_an_item_nobody_has_met_is_proposed_for_its_text() -> None:
     events = interactions([[0, 1, 4], [1, 0, 5], [4, 5, 0]])
     known = sources(events, clustered_vectors(4, 3, dim=8))
-    weights = {"transitions": 1.0, "text": 1.0}
-    candidates = Retriever(known, CandidatesConfig.model_validate({"weights": weights})).retrieve(
-        [history(0, 4)], 12
-    )
+    blend = Blend.uniform({"transitions": 1.0, "text": 1.0})
+    candidates = Retriever(known, CandidatesConfig(), blend).retrieve([history(0, 4)], 12)
     place = found(candidates).index(8)  # of the cluster of 0 and 4
-    assert source_names(int(candidates.sources[0, place])) == ["text"]
+    assert "text" in proposer_names(int(candidates.proposers[0, place]))
     assert place < found(candidates).index(11)
 
 
@@ -239,7 +203,8 @@ def test_similar_items_leave_out_the_item_itself(item: int) -> None:
 
 def test_an_item_nobody_has_met_is_similar_to_those_of_like_text() -> None:
     known = sources(interactions([[0, 1, 4], [1, 0, 5], [4, 5, 0]]), clustered_vectors(4, 3, dim=8))
-    assert set(found(Retriever(known, CandidatesConfig()).similar(8, 2))) == {0, 4}
+    similar = Retriever(known, CandidatesConfig(), Blend.uniform({})).similar(8, 2)
+    assert set(found(similar)) == {0, 4}
 
 
 def test_popular_candidates_are_the_first_of_the_order_that_pass() -> None:
@@ -247,4 +212,3 @@ def test_popular_candidates_are_the_first_of_the_order_that_pass() -> None:
     eligible = np.array([True, True, True, True, False])
     assert popular_candidates(order, 2, history(2), eligible).items.tolist() == [[0, 1]]
     assert popular_candidates(order, 9, EMPTY, None).items.tolist() == [[4, 2, 0, 1, 3]]
-    assert retriever().popular(3, EMPTY, None).tolist() == SOURCES.popularity.ranking()[:3].tolist()

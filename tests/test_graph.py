@@ -20,7 +20,7 @@ import pytest
 from heliograph.bundle import Bundle, open_bundle
 from heliograph.candidates import Retriever
 from heliograph.models.item_lm import ItemLM
-from heliograph.ranking import blend, candidate_scores, reorder
+from heliograph.ranking import rank
 from heliograph.workspace import InputError
 from heliograph_serve.graph import require_free_port, running_graph, wait_until_ready
 from small_shop import ITEMS, STEPS, build_shop, item_id, write_shop
@@ -77,16 +77,19 @@ def test_the_next_item_on_the_circle_comes_first(url: str) -> None:
 
 
 def test_the_served_ranking_is_the_offline_ranking(url: str, bundle: Bundle) -> None:
-    retriever = Retriever(bundle.sources(), bundle.config.candidates)
+    retriever = Retriever(bundle.sources(), bundle.config.candidates, bundle.blend())
     item_lm = ItemLM.load(bundle.item_lm().parent)
     for user in ("user-0", "user-17", "user-101"):
         history = bundle.histories().find(user)
         assert history is not None
-        candidates = retriever.retrieve([history], bundle.config.candidates.count)
-        scores = candidate_scores(item_lm.scores([history]), candidates)
-        ranked = reorder(candidates, blend(scores, candidates.scores, bundle.blend_weight()))
-        expected = [bundle.catalogue().ids[row] for row in ranked.items[0, :20]]
-        assert ids(ask(url, user_id=user, n=20)) == expected
+        count = bundle.config.candidates.count
+        candidates = retriever.retrieve([history], count)
+        ranked = rank(item_lm.scores([history]), candidates, count, [history], 20)
+        answer = ask(url, user_id=user, n=20)
+        assert ids(answer) == [bundle.catalogue().ids[row] for row in ranked.items[0]]
+        assert [item["score"] for item in answer["items"]] == pytest.approx(
+            np.exp(ranked.scores[0]), rel=1e-3
+        )
 
 
 def test_a_history_is_answered_like_the_user_who_has_it(url: str) -> None:

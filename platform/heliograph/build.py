@@ -19,7 +19,6 @@ from typing import Protocol, Self
 from pydantic import BaseModel
 
 from heliograph.bundle import METRICS_FILE, RANKING_FILE, read_sources, write_bundle
-from heliograph.candidates import Retriever
 from heliograph.catalog import ITEMS_FILE, Catalogue, ingest_items, read_items
 from heliograph.cluster import ray_cluster
 from heliograph.comparison import compare
@@ -136,7 +135,7 @@ class Build:
         }
         models = [name for name in self.results if name.startswith("models/")]
         inputs = self._digests("events", "index", *models)
-        self._run("evaluation", settings, inputs, self._evaluate, 2 * len(self.split.users))
+        self._run("evaluation", settings, inputs, self._evaluate, 3 * len(self.split.users))
 
     def bundle(self) -> Path:
         """Put together what serving needs; returns the bundle's folder."""
@@ -251,18 +250,15 @@ class Build:
     def _evaluate(self, folder: Path) -> Mapping[str, float]:
         config = self.config
         sources = read_sources(config.workspace)
-        comparison = compare(
-            retriever=Retriever(sources, config.candidates),
+        blend, comparison = compare(
+            sources=sources,
             item_lm=ItemLM.load(self._folder("models/item_lm")),
             split=self.split,
             config=config,
             progress=self.report.advance,
         )
         write_json(folder / METRICS_FILE, asdict(comparison))
-        write_json(
-            folder / RANKING_FILE,
-            {"blend_weight": comparison.blend_weight, "validation": comparison.blend_table},
-        )
+        write_json(folder / RANKING_FILE, blend.dump())
         pipeline = comparison.test["pipeline"]
         return {"users": comparison.users, "pipeline_ndcg@10": round(pipeline["ndcg@10"], 4)}
 

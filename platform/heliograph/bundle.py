@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from heliograph import __version__
-from heliograph.candidates import Sources
+from heliograph.blend import Blend
 from heliograph.catalog import ITEMS_FILE, Catalogue, read_items
 from heliograph.config import SOURCE_NAMES, HeliographConfig, parse_config
 from heliograph.history import HISTORIES_FILE, Histories, read_histories
@@ -29,6 +29,7 @@ from heliograph.models.item_tokens import HF_FOLDER
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text
 from heliograph.models.transitions import Transitions
+from heliograph.sources import Sources
 from heliograph.workspace import InputError, digest_of, hash_file, hash_files, write_json
 
 MANIFEST = "manifest.json"
@@ -95,9 +96,9 @@ class Bundle:
                 self.path(name)
         return self.folder / prefix
 
-    def blend_weight(self) -> float:
-        """Return the exponent of the fused score in the final ranking."""
-        return float(json.loads(self.path(RANKING_FILE).read_text())["blend_weight"])
+    def blend(self) -> Blend:
+        """Return the weights of the evidence in the final ranking."""
+        return Blend.parse(json.loads(self.path(RANKING_FILE).read_text()))
 
     def metrics(self) -> dict[str, Any]:
         """Return the evaluation that the bundle was built with."""

@@ -19,6 +19,9 @@ SourceName = Literal["popularity", "transitions", "als", "text"]
 
 SOURCE_NAMES: tuple[SourceName, ...] = ("popularity", "transitions", "als", "text")
 
+Proposer = Literal["popularity", "transitions", "als", "text", "item_lm"]
+"""Who can bring an item into an answer."""
+
 
 HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 """Sizes of an attention head that vLLM runs on CPUs and GPUs alike."""
@@ -209,31 +212,43 @@ class TrainConfig(Config):
 
 
 class CandidatesConfig(Config):
-    """How sources are fused into candidates."""
+    """How sources propose candidates."""
 
-    count: int = Field(default=128, ge=1, le=128)
-    """Candidates that reach the ranking model; vLLM scores at most 128 tokens a request."""
+    count: int = Field(default=100, ge=1, le=1000)
+    """Candidates whose evidence the ranking model weighs; all others have that of the last."""
 
-    depth: int = Field(default=200, ge=1)
+    depth: int = Field(default=100, ge=1)
     """Items each source proposes."""
 
-    weights: dict[SourceName, float] = {
-        "popularity": 0.25,
-        "transitions": 2.0,
-        "als": 1.0,
-        "text": 0.25,
-    }
-    """Weight of each source in the fusion; 0 or no entry turns a source off."""
-
-    rank_constant: float = Field(default=60.0, gt=0)
-    """k in weight / (k + rank): reciprocal rank fusion (Cormack, Clarke, Buettcher 2009)."""
+    weights: dict[SourceName, float] | None = None
+    """Of each source's evidence beside the item LM's log-probability, the same for everyone; null:
+    fitted on validation, for each cohort."""
 
 
 class RankingConfig(Config):
-    """How the item LM's scores and the candidates' fused scores become one order."""
+    """How the weights of the evidence are fitted on the validation items."""
 
-    blend_weights: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
-    """Exponents of the fused score to try beside the item LM; validation NDCG@10 chooses one."""
+    cohorts: tuple[int, ...] = (1, 6, 11, 21, 51)
+    """Shortest history of each cohort, ascending; a cohort may get weights of its own."""
+
+    min_users: int = Field(default=200, ge=2)
+    """A cohort of fewer validation users has the weights of all."""
+
+    max_users: int = Field(default=10_000, ge=1)
+    """Validation users to fit on: a random sample (seeded) of so many where there are more."""
+
+    significance: float = Field(default=0.05, gt=0, le=1)
+    """A cohort's own weights are taken if the held-out gain has a p value below this."""
+
+    @model_validator(mode="after")
+    def _cohorts_ascend(self) -> Self:
+        if (
+            not self.cohorts
+            or self.cohorts[0] != 1
+            or sorted(set(self.cohorts)) != list(self.cohorts)
+        ):
+            raise ValueError(f"cohorts must ascend from 1, got {list(self.cohorts)}")
+        return self
 
 
 class EvaluationConfig(Config):

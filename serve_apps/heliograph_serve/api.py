@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 
-from heliograph.config import SourceName
+from heliograph.config import Proposer
 from heliograph.tables import MAX_ID_LENGTH, bad_id
 
 MAX_ITEMS = 10_000
@@ -68,13 +68,13 @@ class RecommendedItem(Body):
     item_id: str
     title: str
     score: float
-    """Larger is better within one answer; of the generative tier, the item's share of belief among
-    the candidates."""
+    """Larger is better within one answer; of the generative tier, the probability that the item
+    comes next."""
 
     rank: int
     """1 for the first."""
 
-    sources: list[SourceName]
+    sources: list[Proposer]
     """Which models proposed the item."""
 
     propensity: float = 1.0
@@ -100,7 +100,7 @@ class SimilarItem(Body):
     item_id: str
     title: str
     score: float
-    sources: list[SourceName]
+    sources: list[Proposer]
 
 
 class SimilarItems(Body):
@@ -133,7 +133,6 @@ class Status(Body):
     version: str
     users: int
     items: int
-    blend_weight: float
     uptime_s: float
     answers: dict[Tier, int]
     """Answers given since the start, by tier."""

@@ -46,5 +46,13 @@ class CandidateCache:
 def _size(entry: tuple[Lookup, Candidates]) -> int:
     lookup, candidates = entry
     key = lookup.history.nbytes + lookup.excluded.nbytes
-    value = candidates.items.nbytes + candidates.scores.nbytes + candidates.sources.nbytes
+    value = sum(
+        array.nbytes
+        for array in (
+            candidates.items,
+            candidates.scores,
+            candidates.evidence,
+            candidates.proposers,
+        )
+    )
     return OVERHEAD + 2 * key + value  # the arrays of the look-up, and their bytes in the key

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -25,10 +25,11 @@ from ray.serve.handle import DeploymentHandle
 
 from heliograph import __version__
 from heliograph.bundle import open_bundle
-from heliograph.candidates import Candidates, popular_candidates, source_names
+from heliograph.candidates import Candidates, popular_candidates, proposer_names
 from heliograph.config import ServeConfig
 from heliograph.events import History
-from heliograph.ranking import reorder, shares
+from heliograph.ranking import behind, evidence_of
+from heliograph.ranking.vllm_engine import MAX_K
 from heliograph.tables import MAX_ID_LENGTH
 from heliograph_serve.api import (
     ApiError,
@@ -45,7 +46,7 @@ from heliograph_serve.api import (
     install_error_handlers,
 )
 from heliograph_serve.cache import CandidateCache
-from heliograph_serve.rank import Scoring
+from heliograph_serve.rank import Ranked, Scoring
 from heliograph_serve.retrieve import Lookup
 from heliograph_serve.stage import Stage, StageUnavailable
 
@@ -97,23 +98,21 @@ class Recommend:
         self.bundle_id = opened.id
         self.serve = serve
         self.config = opened.config
-        self.blend_weight = opened.blend_weight()
+        self.blend = opened.blend()
         self.catalogue = opened.catalogue()
         self.titles = self.catalogue.titles
         self.histories = opened.histories()
         self.by_popularity = opened.popularity().ranking()
         self.similar_items = retrieve.similar
         # what travels are arrays and small classes of ours: the plain pickle is enough
-        propose, score = (
+        propose, order = (
             method.options(request_serialization="pickle", response_serialization="pickle")
-            for method in (retrieve.retrieve, rank.score)
+            for method in (retrieve.retrieve, rank.rank)
         )
         self.retrieve: Stage[Lookup, Candidates] = Stage(
             "retrieve", propose.remote, serve.max_batch_size
         )
-        self.rank: Stage[Scoring, NDArray[np.float32]] = Stage(
-            "rank", score.remote, serve.max_batch_size
-        )
+        self.rank: Stage[Scoring, Ranked] = Stage("rank", order.remote, serve.max_batch_size)
         self.remembered = CandidateCache(serve.candidate_cache_mb)
         self.started = time.monotonic()
         self.answers: Counter[Tier] = Counter()
@@ -131,11 +130,10 @@ class Recommend:
             candidates = await self._candidates(lookup, clock)
         if candidates is not None:
             tier = "retrieval"
-            scores = await self._scores(history, candidates, clock)
-            if scores is not None:
+            ranked = await self._ranked(lookup, candidates, request.n, clock)
+            if ranked is not None:
                 tier = "generative"
-                ranked = reorder(candidates, scores)
-                candidates = replace(ranked, scores=shares(ranked.scores))
+                candidates = ranked
         else:
             candidates = self._popular(lookup)
         items = self._items(candidates, request.n)
@@ -168,7 +166,7 @@ class Recommend:
                     item_id=self.catalogue.ids[row],
                     title=self.titles[row],
                     score=score,
-                    sources=source_names(bits),
+                    sources=proposer_names(bits),
                 )
                 for row, score, bits in _entries(found, n)
             ],
@@ -187,14 +185,14 @@ class Recommend:
         clock = Clock(READY_TIMEOUT_S)
         lookup = Lookup(history=history, count=1, excluded=history)
         candidates = await self._retrieved(lookup, clock)
-        scores = None
+        ranked = None
         if candidates is not None:
-            scores = await self._scores(history, candidates, clock)
+            ranked = await self._asked(lookup, candidates, 1, clock)
         if candidates is None:
             response.status_code = 503
         return Readiness(
             ready=candidates is not None,
-            stages={"retrieve": candidates is not None, "rank": scores is not None},
+            stages={"retrieve": candidates is not None, "rank": ranked is not None},
         )
 
     @http.get("/v1/status")
@@ -206,7 +204,6 @@ class Recommend:
             version=__version__,
             users=len(self.histories),
             items=len(self.catalogue),
-            blend_weight=self.blend_weight,
             uptime_s=round(time.monotonic() - self.started, 1),
             answers={tier: self.answers[tier] for tier in ("generative", "retrieval", "popular")},
             latency_ms={f"p{q}": round(float(np.percentile(latencies, q)), 2) for q in (50, 95, 99)}
@@ -274,28 +271,35 @@ class Recommend:
             ) from error
         return found
 
-    async def _scores(
-        self, history: History, candidates: Candidates, clock: Clock
-    ) -> NDArray[np.float32] | None:
-        """Return the final scores of a one-row batch, (1, candidates).
-
-        Only the first candidates fit into the engine's request; those behind keep their order
-        and stay behind.
-        """
-        size = self.config.candidates.count
-        items, fused = candidates.items[0, :size], candidates.scores[0, :size]
-        if not len(items):
+    async def _ranked(
+        self, lookup: Lookup, candidates: Candidates, n: int, clock: Clock
+    ) -> Candidates | None:
+        """Return the final order, or None where the item LM does not answer or has no say."""
+        if not candidates.items.size or not self.blend.asks_item_lm([lookup.history])[0]:
             return None
+        ranked = await self._asked(lookup, candidates, n, clock)
+        if ranked is None:
+            return None
+        return behind(ranked.items, np.exp(ranked.log_probabilities), candidates)
+
+    async def _asked(
+        self, lookup: Lookup, candidates: Candidates, n: int, clock: Clock
+    ) -> Ranked | None:
+        size = self.config.candidates.count
+        scoring = Scoring(
+            history=lookup.history,
+            items=candidates.items[0],
+            evidence=evidence_of(candidates, size)[0],
+            excluded=lookup.excluded,
+            only_candidates=bool(lookup.conditions),
+            k=min(n, MAX_K),
+        )
         try:
-            scores = await self.rank.ask(Scoring(history, items, fused), clock.left_s())
+            return await self.rank.ask(scoring, clock.left_s())
         except StageUnavailable:
             return None
         finally:
             clock.lap("rank")
-        rest = candidates.items.shape[1] - len(scores)
-        behind = scores.min() - np.arange(1, rest + 1, dtype=np.float32)
-        together: NDArray[np.float32] = np.concatenate([scores, behind])[None, :]
-        return together
 
     def _popular(self, lookup: Lookup) -> Candidates:
         eligible = self.catalogue.matching(lookup.conditions) if lookup.conditions else None
@@ -308,7 +312,7 @@ class Recommend:
                 title=self.titles[row],
                 score=score,
                 rank=rank,
-                sources=source_names(bits),
+                sources=proposer_names(bits),
             )
             for rank, (row, score, bits) in enumerate(_entries(candidates, n), start=1)
         ]
@@ -330,6 +334,6 @@ def _entries(candidates: Candidates, n: int) -> Iterator[tuple[int, float, int]]
     return zip(
         candidates.items[0, :n].tolist(),
         candidates.scores[0, :n].tolist(),
-        candidates.sources[0, :n].tolist(),
+        candidates.proposers[0, :n].tolist(),
         strict=True,
     )

@@ -27,6 +27,8 @@ class Lookup:
 
     history: History
     count: int
+    """Candidates wanted."""
+
     excluded: NDArray[np.int32]
     """Item numbers that must not come back, the history's included."""
 
@@ -45,7 +47,7 @@ class Retrieve:
     def __init__(self, bundle: Path) -> None:
         opened = open_bundle(bundle)
         self.catalogue = opened.catalogue()
-        self.retriever = Retriever(opened.sources(), opened.config.candidates)
+        self.retriever = Retriever(opened.sources(), opened.config.candidates, opened.blend())
         self._eligible = lru_cache(maxsize=256)(self._matching)
 
     async def retrieve(self, lookups: Sequence[Lookup]) -> list[Candidates]:
@@ -60,19 +62,20 @@ class Retrieve:
 
     def _retrieve(self, lookups: Sequence[Lookup]) -> list[Candidates]:
         answers: dict[int, Candidates] = {}
-        groups: dict[str, list[int]] = defaultdict(list)
+        groups: dict[tuple[str, int], list[int]] = defaultdict(list)
         for place, lookup in enumerate(lookups):
-            groups[json.dumps(lookup.conditions, sort_keys=True)].append(place)
-        for conditions, places in groups.items():
+            conditions = json.dumps(lookup.conditions, sort_keys=True)
+            groups[conditions, lookup.count].append(place)
+        for (conditions, count), places in groups.items():
             group = [lookups[place] for place in places]
             found = self.retriever.retrieve(
                 [lookup.history for lookup in group],
-                max(lookup.count for lookup in group),
+                count,
                 [lookup.excluded for lookup in group],
                 self._eligible(conditions) if conditions != "{}" else None,
             )
-            for row, (place, lookup) in enumerate(zip(places, group, strict=True)):
-                answers[place] = found.row(row, lookup.count)
+            for row, place in enumerate(places):
+                answers[place] = found.row(row, count)
         return [answers[place] for place in range(len(lookups))]
 
     def _matching(self, conditions: str) -> NDArray[np.bool_]:

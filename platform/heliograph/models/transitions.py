@@ -57,13 +57,14 @@ class Transitions:
         found = self.followers(histories)
         scores = np.full(found.shape, -np.inf, np.float32)
         rows = np.repeat(np.arange(len(histories)), np.diff(found.indptr))
-        scores[rows, found.indices] = found.data
+        scores[rows, found.indices] = found.data + self.log_popularity[found.indices]
         return scores
 
     def followers(self, histories: Sequence[History]) -> sparse.csr_array:
-        """Return (histories, items) the scores of the items with any evidence, and only those.
+        """Return (histories, items) the evidence of the items that have any.
 
-        The items of a row are in order of number.
+        It is the score without the part that popularity has in it. The items of a row are in
+        order of number.
         """
         newest = [history[::-1][: len(self.weights)] for history in histories]
         lengths = [len(items) for items in newest]
@@ -77,7 +78,6 @@ class Transitions:
         )
         found = weights @ self.evidence
         found.sort_indices()
-        found.data += self.log_popularity[found.indices]
         return found
 
     def save(self, folder: Path) -> None:

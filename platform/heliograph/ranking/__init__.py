@@ -1,78 +1,109 @@
-"""Candidates -> order: the item LM's opinion and the retrieval's, multiplied.
+"""Candidates -> order: the item LM's opinion of all items, and the evidence for some, multiplied.
 
-The final score of a candidate is `log P(item | history) + weight * log fused`, a product of two
-experts: one reads the sequence, the other counts. The weight is chosen on validation, so that
-an expert that does not help is left out by evidence.
+The item LM proposes as well as judges: it gives every item of the catalogue a log-probability, and
+candidates get their evidence on top, so an item that no source thought of can still win. An item
+that is no candidate has as much evidence as the last candidate at most, and is given just that.
+
+This file says what the final ranking is, on arrays; the served engine does the same inside the
+sampler (`ranking.evidence_sampler`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from heliograph.candidates import Candidates
-from heliograph.evaluation import ndcg, rank_of
-from heliograph.index import NO_ITEM
+from heliograph.candidates import PROPOSERS, Candidates
+from heliograph.index import NO_ITEM, largest
 
-FUSED_FLOOR = 1e-6
-"""Stands for the fused score of an item that no source proposed: far behind those proposed."""
+FROM_ITEM_LM = 1 << PROPOSERS.index("item_lm")
 
 
-def blend(
-    log_probabilities: NDArray[np.float32], fused: NDArray[np.float32], weight: float
-) -> NDArray[np.float32]:
-    """Combine the item LM's log-probabilities with fused retrieval scores of the same shape."""
-    retrieval = np.log(np.maximum(fused, FUSED_FLOOR))
-    scores: NDArray[np.float32] = (log_probabilities + weight * retrieval).astype(np.float32)
-    return scores
+@dataclass(frozen=True)
+class Ranking:
+    """The first items of each history, best first."""
+
+    items: NDArray[np.int32]
+    """(histories, k) item numbers; -1 where fewer can be ranked."""
+
+    scores: NDArray[np.float32]
+    """(histories, k) log-probabilities of coming next, evidence included; -inf beside -1."""
 
 
-def shares(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Turn (histories, count) final scores into shares of belief that sum to 1 in each row."""
-    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
-    normalised: NDArray[np.float32] = raised / raised.sum(axis=1, keepdims=True)
-    return normalised
+def evidence_of(candidates: Candidates, count: int) -> NDArray[np.float32]:
+    """Return what each candidate has more evidence than the last of the best `count`, at least 0.
 
-
-def reorder(candidates: Candidates, scores: NDArray[np.float32]) -> Candidates:
-    """Sort candidates by (histories, count) scores, best first, which become their scores.
-
-    Equal scores keep the order of retrieval; open places stay last.
+    Returns:
+        An array of the candidates' shape; 0 at open places. Where there are fewer candidates than
+        `count`, every eligible item is one.
     """
-    ranked = np.where(candidates.items == NO_ITEM, -np.inf, scores)
-    order = np.argsort(-ranked, axis=1, kind="stable")
-    return Candidates(
-        items=np.take_along_axis(candidates.items, order, axis=1),
-        scores=np.take_along_axis(scores, order, axis=1),
-        sources=np.take_along_axis(candidates.sources, order, axis=1),
-    )
+    found = candidates.items != NO_ITEM
+    evidence = np.where(found, candidates.evidence, -np.inf)
+    best = -np.sort(-evidence, axis=1)[:, :count]
+    last = np.where(best > -np.inf, best, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+    return np.where(found, np.maximum(evidence - last, 0), 0).astype(np.float32)
 
 
-def candidate_scores(
-    all_scores: NDArray[np.float32], candidates: Candidates
-) -> NDArray[np.float32]:
-    """Pick each candidate's score out of (histories, items) scores; 0 at open places."""
-    picked = np.take_along_axis(all_scores, np.maximum(candidates.items, 0), axis=1)
-    return np.where(candidates.items == NO_ITEM, 0, picked).astype(np.float32)
-
-
-def blend_table(
+def rank(
     log_probabilities: NDArray[np.float32],
     candidates: Candidates,
-    targets: NDArray[np.int32],
-    weights: Sequence[float],
-) -> dict[float, float]:
-    """Return NDCG@10 for every weight: the evidence by which `best_weight` decides."""
-    table = {}
-    for weight in weights:
-        ranked = reorder(candidates, blend(log_probabilities, candidates.scores, weight))
-        ranks = rank_of(targets, ranked.items[:, :10])
-        table[weight] = float(ndcg(ranks, 10).mean()) if len(ranks) else 0.0
-    return table
+    count: int,
+    excluded: Sequence[NDArray[np.int32]],
+    k: int,
+) -> Ranking:
+    """Rank all items by log-probability and evidence.
+
+    Args:
+        log_probabilities: (histories, items) of the item LM.
+        candidates: Of the same histories.
+        count: Candidates whose evidence counts, `candidates.count`.
+        excluded: For each history the items that must not come back.
+        k: Length of the rankings.
+    """
+    evidence = evidence_of(candidates, count)
+    ranking = Ranking(
+        np.full((len(evidence), k), NO_ITEM, np.int32),
+        np.full((len(evidence), k), -np.inf, np.float32),
+    )
+    for row, unwanted in enumerate(excluded):
+        scores = log_probabilities[row].copy()
+        found = candidates.items[row] != NO_ITEM
+        scores[candidates.items[row, found]] += evidence[row, found]
+        scores[unwanted] = -np.inf
+        scores -= np.logaddexp.reduce(scores)
+        best = largest(scores, k)
+        ranking.items[row, : len(best)] = best
+        ranking.scores[row, : len(best)] = scores[best]
+    return ranking
 
 
-def best_weight(table: dict[float, float]) -> float:
-    """Return the weight with the highest NDCG@10; the smallest of equals."""
-    return max(sorted(table), key=lambda weight: table[weight])
+def behind(
+    items: NDArray[np.int32], scores: NDArray[np.float32], candidates: Candidates
+) -> Candidates:
+    """Put the candidates that are not ranked behind those that are.
+
+    Args:
+        items: (k,) ranked items, best first.
+        scores: (k,) theirs, above 0.
+        candidates: A one-row batch, which says who proposed what; what none of it has proposed
+            came from the item LM.
+
+    Returns:
+        A one-row batch, its evidence used up; the score of those behind is 0.
+    """
+    known = {
+        int(item): bits
+        for item, bits in zip(candidates.items[0], candidates.proposers[0], strict=True)
+    }
+    proposers = [known.get(int(item), FROM_ITEM_LM) for item in items]
+    left = ~np.isin(candidates.items[0], items)
+    rest = candidates.items[0, left]
+    return Candidates(
+        np.concatenate([items, rest])[None],
+        np.concatenate([scores, np.zeros(len(rest), np.float32)])[None],
+        np.zeros((1, len(items) + len(rest)), np.float32),
+        np.concatenate([np.array(proposers, np.uint8), candidates.proposers[0, left]])[None],
+    )

@@ -1,7 +1,8 @@
-"""The item LM on vLLM: one prefill scores all candidates of a history.
+"""The item LM on vLLM: one prefill ranks the whole catalogue after a history.
 
-A prompt is a history's tokens; the next-token log-probabilities of the candidates' tokens are
-their scores. Nothing is decoded. Prefix caching makes a returning user cheap.
+A prompt is a history's tokens. Evidence is added inside the sampler (`evidence_sampler`), and the
+most likely next tokens are the final ranking; one token is decoded and thrown away. Prefix caching
+makes a returning user cheap.
 
 Two ways to run the same engine, chosen by `serve.engine`: stepped by a thread of this process
 (no hop to another process: best for small models), or `AsyncLLM` in a process of its own.
@@ -25,22 +26,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heliograph.config import ServeConfig
+from heliograph.models.item_tokens import BOS
+
+MAX_K = 1000
+"""Tokens that a query can have back."""
+
+CLOSED = -1e30
+"""Log-probabilities below this are of tokens that were closed."""
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Query:
+    """One history to rank the catalogue after."""
+
+    prompt: list[int]
+    """Tokens, at least one."""
+
+    tokens: NDArray[np.int64]
+    """(tokens,) those whose logits change."""
+
+    added: NDArray[np.float32]
+    """(tokens,) what is added to them; -inf closes one."""
+
+    closed: bool
+    """Whether all other tokens are closed."""
+
+    k: int
+    """Tokens to return, at most `MAX_K`."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The most likely next tokens, best first."""
+
+    tokens: NDArray[np.int32]
+    """(k,), fewer where fewer are open."""
+
+    log_probabilities: NDArray[np.float32]
+    """(k,)"""
+
+
 class Engine(Protocol):
-    """Scores candidates after prompts."""
+    """Ranks the catalogue after prompts."""
 
-    async def score(
-        self, prompts: Sequence[list[int]], candidates: Sequence[list[int]]
-    ) -> list[NDArray[np.float32]]:
-        """Return for each prompt the log-probabilities of its candidate tokens, in their order.
-
-        Args:
-            prompts: Tokens, at least one each.
-            candidates: For each prompt 1 to 128 tokens.
-        """
+    async def rank(self, queries: Sequence[Query]) -> list[Best]:
+        """Return the best next tokens of each query."""
         ...
 
     def check(self) -> None:
@@ -52,11 +84,12 @@ class Engine(Protocol):
         ...
 
 
-def start_engine(model: Path, max_history: int, serve: ServeConfig) -> Engine:
+def start_engine(model: Path, n_items: int, max_history: int, serve: ServeConfig) -> Engine:
     """Load the Hugging Face folder of an item LM into vLLM.
 
     Args:
         model: Folder with `config.json` and `model.safetensors`.
+        n_items: Items of the catalogue.
         max_history: Longest history in items.
         serve: Which way to run, memory and threads.
     """
@@ -65,18 +98,17 @@ def start_engine(model: Path, max_history: int, serve: ServeConfig) -> Engine:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    arguments = _engine_arguments(model, max_history, serve)
+    arguments = _engine_arguments(model, n_items, max_history, serve)
     return InProcessEngine(arguments, serve) if in_process else AsyncEngine(arguments)
 
 
 @dataclass
 class _Batch:
-    """Prompts that were handed in together, and the future of their scores."""
+    """Queries that were handed in together, and the future of their answers."""
 
-    prompts: Sequence[list[int]]
-    candidates: Sequence[list[int]]
-    done: Future[list[NDArray[np.float32]]]
-    scores: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    queries: Sequence[Query]
+    done: Future[list[Best]]
+    answers: dict[int, Best] = field(default_factory=dict)
 
 
 class InProcessEngine:
@@ -94,23 +126,19 @@ class InProcessEngine:
         self._thread.start()
         started.result()
 
-    async def score(
-        self, prompts: Sequence[list[int]], candidates: Sequence[list[int]]
-    ) -> list[NDArray[np.float32]]:
-        """See `Engine.score`."""
-        return await asyncio.wrap_future(self.submit(prompts, candidates))
+    async def rank(self, queries: Sequence[Query]) -> list[Best]:
+        """See `Engine.rank`."""
+        return await asyncio.wrap_future(self.submit(queries))
 
-    def submit(
-        self, prompts: Sequence[list[int]], candidates: Sequence[list[int]]
-    ) -> Future[list[NDArray[np.float32]]]:
+    def submit(self, queries: Sequence[Query]) -> Future[list[Best]]:
         """Hand a batch in without waiting for it."""
-        done: Future[list[NDArray[np.float32]]] = Future()
+        done: Future[list[Best]] = Future()
         if not self._thread.is_alive():
             done.set_exception(RuntimeError("the ranking engine has stopped"))
-        elif not prompts:
+        elif not queries:
             done.set_result([])
         else:
-            self._waiting.put(_Batch(prompts, candidates, done))
+            self._waiting.put(_Batch(queries, done))
         return done
 
     def check(self) -> None:
@@ -155,21 +183,21 @@ class InProcessEngine:
                 return False
             try:
                 self._add(engine, batch)
-            except ValueError as error:  # a prompt or candidate that vLLM refuses; others go on
+            except ValueError as error:  # a query that vLLM refuses; others go on
                 batch.done.set_exception(error)
         return True
 
     def _add(self, engine: Any, batch: _Batch) -> None:
-        for place, tokens in enumerate(batch.prompts):
+        for place, query in enumerate(batch.queries):
             name = str(next(self._ids))
-            engine.add_request(name, _engine_input(tokens), _sampling(batch.candidates[place]))
+            engine.add_request(name, _engine_input(query.prompt), _sampling(query))
             self._running[name] = (batch, place)
 
     def _finish(self, output: Any) -> None:
         batch, place = self._running.pop(output.request_id)
-        batch.scores[place] = _listed_scores(output, len(batch.candidates[place]))
-        if len(batch.scores) == len(batch.prompts) and not batch.done.done():
-            batch.done.set_result([batch.scores[place] for place in range(len(batch.prompts))])
+        batch.answers[place] = _best(output, batch.queries[place].k)
+        if len(batch.answers) == len(batch.queries) and not batch.done.done():
+            batch.done.set_result([batch.answers[place] for place in range(len(batch.queries))])
 
     def _fail(self, error: Exception) -> None:
         batches = {id(batch): batch for batch, _ in self._running.values()}
@@ -192,18 +220,16 @@ class AsyncEngine:
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._ids = itertools.count()
 
-    async def score(
-        self, prompts: Sequence[list[int]], candidates: Sequence[list[int]]
-    ) -> list[NDArray[np.float32]]:
-        """See `Engine.score`."""
-        pairs = zip(prompts, candidates, strict=True)
-        return list(await asyncio.gather(*(self._score_one(*pair) for pair in pairs)))
+    async def rank(self, queries: Sequence[Query]) -> list[Best]:
+        """See `Engine.rank`."""
+        return list(await asyncio.gather(*(self._rank_one(query) for query in queries)))
 
-    async def _score_one(self, tokens: list[int], wanted: list[int]) -> NDArray[np.float32]:
+    async def _rank_one(self, query: Query) -> Best:
         name = str(next(self._ids))
-        async for output in self._engine.generate(_engine_input(tokens), _sampling(wanted), name):
+        prompt = _engine_input(query.prompt)
+        async for output in self._engine.generate(prompt, _sampling(query), name):
             if output.finished:
-                return _listed_scores(output, len(wanted))
+                return _best(output, query.k)
         raise RuntimeError("the ranking engine ended a request without an answer")
 
     def check(self) -> None:
@@ -216,7 +242,11 @@ class AsyncEngine:
         self._engine.shutdown()
 
 
-def _engine_arguments(model: Path, max_history: int, serve: ServeConfig) -> dict[str, Any]:
+def _engine_arguments(
+    model: Path, n_items: int, max_history: int, serve: ServeConfig
+) -> dict[str, Any]:
+    from heliograph.ranking.evidence_sampler import N_ITEMS, EvidenceSampler  # imports vLLM
+
     return {
         "model": str(model),
         "skip_tokenizer_init": True,
@@ -229,12 +259,17 @@ def _engine_arguments(model: Path, max_history: int, serve: ServeConfig) -> dict
         "enable_prefix_caching": True,
         "disable_log_stats": True,
         "distributed_executor_backend": "uni",
+        "logits_processors": [f"{EvidenceSampler.__module__}:{EvidenceSampler.__qualname__}"],
+        "logprobs_mode": "processed_logprobs",
+        "max_logprobs": MAX_K,
+        "additional_config": {N_ITEMS: n_items},
     }
 
 
 def _warm_up(engine: Any) -> None:
-    """Score once: the first request is slow, and a model that vLLM cannot run fails here."""
-    engine.add_request("warm-up", _engine_input([0]), _sampling([0]))
+    """Rank once: the first request is slow, and a model that vLLM cannot run fails here."""
+    nothing = Query([BOS], np.zeros(0, np.int64), np.zeros(0, np.float32), closed=False, k=1)
+    engine.add_request("warm-up", _engine_input(nothing.prompt), _sampling(nothing))
     while engine.has_unfinished_requests():
         engine.step()
 
@@ -245,19 +280,26 @@ def _engine_input(tokens: list[int]) -> Any:
     return tokens_input(prompt_token_ids=tokens)
 
 
-def _sampling(wanted: list[int]) -> Any:
+def _sampling(query: Query) -> Any:
     from vllm import SamplingParams
+
+    from heliograph.ranking.evidence_sampler import bias_arguments
 
     return SamplingParams(
         max_tokens=1,
         temperature=0.0,
-        logprob_token_ids=wanted,
+        logprobs=query.k,
         detokenize=False,
         flat_logprobs=True,
         skip_clone=True,  # made for this request alone
+        extra_args=bias_arguments(query.tokens, query.added, query.closed),
     )
 
 
-def _listed_scores(output: Any, count: int) -> NDArray[np.float32]:
-    """Read the listed tokens' log-probabilities; the sampled token's stands before them."""
-    return np.array(output.outputs[0].logprobs.logprobs[1 : count + 1], np.float32)
+def _best(output: Any, k: int) -> Best:
+    """Read the best tokens; the sampled one, which is the best, stands before them once more."""
+    listed = output.outputs[0].logprobs
+    tokens = np.array(listed.token_ids[1 : k + 1], np.int32)
+    log_probabilities = np.array(listed.logprobs[1 : k + 1], np.float32)
+    is_open = log_probabilities > CLOSED
+    return Best(tokens[is_open], log_probabilities[is_open])

@@ -1,0 +1,267 @@
+"""Fits the weights of the evidence on validation, and decides by evidence what each cohort gets.
+
+The weights maximise NDCG@10 of the held-out items by coordinate ascent: one weight at a time, over
+steps in units of its evidence's spread. All users come first; then each cohort may have weights of
+its own, if those fitted on one half of its users help the other half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from heliograph.blend import Blend, Cohort
+from heliograph.candidates import Proposals
+from heliograph.config import SOURCE_NAMES, RankingConfig, SourceName
+from heliograph.evaluation import ndcg
+
+K = 10
+"""Cut-off of the NDCG that decides."""
+
+STEPS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Weights to try, in units of 1 / spread of the evidence: how many nats a typical item gains."""
+
+FINER = (0.7, 0.85, 1.2, 1.45)
+"""Factors to try around a weight that has been found."""
+
+PASSES = 3
+
+Weights = NDArray[np.float64]
+"""(sources,) in the order of `SOURCE_NAMES`."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What stands against each validation item: the items that any source or the item LM proposes.
+
+    Arrays are filled up with items that lose against everything.
+    """
+
+    log_probabilities: NDArray[np.float32]
+    """(users, items) of the item LM."""
+
+    evidence: NDArray[np.float32]
+    """(sources, users, items)"""
+
+    target: NDArray[np.int64]
+    """(users,) place of the validation item; -1 where nobody proposes it."""
+
+    lengths: NDArray[np.int64]
+    """(users,) items of the history."""
+
+    def take(self, users: NDArray[np.int64]) -> Contest:
+        """Return a part of the users."""
+        return Contest(
+            self.log_probabilities[users],
+            self.evidence[:, users],
+            self.target[users],
+            self.lengths[users],
+        )
+
+    def ndcg(self, weights: Weights, item_lm: bool = True) -> NDArray[np.float64]:
+        """Return (users,) NDCG@10 with the given weights."""
+        return _ndcg(self._scores(weights, item_lm), self.target)
+
+    def _scores(self, weights: Weights, item_lm: bool) -> NDArray[np.float32]:
+        padded = self.log_probabilities == -np.inf
+        scores = self.log_probabilities.copy() if item_lm else np.where(padded, -np.inf, 0)
+        for source in np.flatnonzero(weights):
+            scores += np.float32(weights[source]) * self.evidence[source]
+        return scores.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class CohortEvidence:
+    """Why a cohort has the weights that it has: mean NDCG@10 of its validation items."""
+
+    shortest: int
+    users: int
+    item_lm: float
+    """Of the item LM alone."""
+
+    retrieval: float
+    """Of the evidence alone, with weights that were fitted for that on all users."""
+
+    shared: float
+    """Of both, with the weights that were fitted on all users."""
+
+    own: float | None
+    """With weights that were fitted on the other half of the cohort; None: too few users."""
+
+    p_value: float | None
+    """Of `own` being no better than `shared`: a paired t-test, one-sided."""
+
+    has_own: bool
+    asks_item_lm: bool
+    weights: dict[SourceName, float]
+
+
+def fit_blend(
+    contest: Contest, config: RankingConfig, fixed: Weights | None, seed: int
+) -> tuple[Blend, list[CohortEvidence]]:
+    """Choose the weights of every cohort.
+
+    Args:
+        contest: Of validation users.
+        config: Cohorts, and what counts as enough evidence.
+        fixed: Weights that were set by hand; None: to be fitted.
+        seed: Of the halves of the cohorts.
+    """
+    shared = fit_weights(contest) if fixed is None else fixed
+    alone = fit_weights(contest, item_lm=False) if fixed is None else fixed
+    found = []
+    ends = [*config.cohorts[1:], np.iinfo(np.int64).max]
+    for shortest, end in zip(config.cohorts, ends, strict=True):
+        members = np.flatnonzero((contest.lengths >= shortest) & (contest.lengths < end))
+        rng = np.random.default_rng([seed, shortest])
+        part = contest.take(rng.permutation(members))
+        found.append(_decide(part, shared, alone, shortest, config, can_own=fixed is None))
+    cohorts = [Cohort(row.shortest, row.weights, _named(alone), row.asks_item_lm) for row in found]
+    return Blend(cohorts), found
+
+
+def fit_weights(contest: Contest, start: Weights | None = None, item_lm: bool = True) -> Weights:
+    """Return the weights with the highest mean NDCG@10; a weight that does not help stays 0."""
+    part = contest.take(np.flatnonzero(contest.target >= 0))
+    if not len(part.target):
+        return np.zeros(len(SOURCE_NAMES))
+    weights = np.zeros(len(SOURCE_NAMES)) if start is None else start.copy()
+    spreads = [_spread(part, source) for source in range(len(SOURCE_NAMES))]
+    best = float(part.ndcg(weights, item_lm).mean()) if item_lm or weights.any() else 0.0
+    for _ in range(PASSES):
+        before = best
+        for source, name in enumerate(SOURCE_NAMES):
+            others = weights.copy()
+            others[source] = 0
+            base = part._scores(others, item_lm)
+            for value in _trials(weights[source], spreads[source], signed=name == "popularity"):
+                scores = base + np.float32(value) * part.evidence[source]
+                score = float(_ndcg(scores, part.target).mean())
+                if score > best:
+                    best, weights[source] = score, value
+        if best == before:
+            break
+    return weights
+
+
+def build_contest(
+    proposals: Iterable[Proposals],
+    log_probabilities: NDArray[np.float32],
+    targets: NDArray[np.int32],
+    lengths: Sequence[int],
+) -> Contest:
+    """Line up what is proposed for each user.
+
+    Args:
+        proposals: For each user, of the sources and of the item LM.
+        log_probabilities: (users, items) of the item LM, of all items.
+        targets: (users,) validation items.
+        lengths: Of the users' histories.
+    """
+    rows = list(proposals)
+    shape = (len(rows), max((len(row.items) for row in rows), default=0))
+    contest = Contest(
+        np.full(shape, -np.inf, np.float32),
+        np.zeros((len(SOURCE_NAMES), *shape), np.float32),
+        np.full(len(rows), -1, np.int64),
+        np.array(lengths, np.int64),
+    )
+    for user, row in enumerate(rows):
+        contest.log_probabilities[user, : len(row.items)] = log_probabilities[user, row.items]
+        contest.evidence[:, user, : len(row.items)] = row.evidence.T
+        places = np.flatnonzero(row.items == targets[user])
+        contest.target[user] = places[0] if len(places) else -1
+    return contest
+
+
+def join_contests(parts: Sequence[Contest]) -> Contest:
+    """Put contests of different users into one."""
+    widest = max(part.log_probabilities.shape[1] for part in parts)
+
+    def wide(array: NDArray[np.float32], value: float) -> NDArray[np.float32]:
+        missing = [(0, 0)] * (array.ndim - 1) + [(0, widest - array.shape[-1])]
+        return np.pad(array, missing, constant_values=value)
+
+    return Contest(
+        np.concatenate([wide(part.log_probabilities, -np.inf) for part in parts]),
+        np.concatenate([wide(part.evidence, 0.0) for part in parts], axis=1),
+        np.concatenate([part.target for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+    )
+
+
+def _decide(
+    part: Contest,
+    shared: Weights,
+    alone: Weights,
+    shortest: int,
+    config: RankingConfig,
+    can_own: bool,
+) -> CohortEvidence:
+    with_shared = part.ndcg(shared)
+    own, p_value, weights = None, None, shared
+    if can_own and len(part.target) >= config.min_users:
+        held_out = _cross_fitted(part, shared)
+        own, p_value = float(held_out.mean()), _p_value(held_out - with_shared)
+        if p_value < config.significance:
+            weights = fit_weights(part, shared)
+    blended, retrieval = part.ndcg(weights), part.ndcg(alone, item_lm=False)
+    enough = len(part.target) >= config.min_users
+    return CohortEvidence(
+        shortest=shortest,
+        users=len(part.target),
+        item_lm=_mean(part.ndcg(np.zeros(len(SOURCE_NAMES)))),
+        retrieval=_mean(retrieval),
+        shared=_mean(with_shared),
+        own=own,
+        p_value=p_value,
+        has_own=weights is not shared,
+        asks_item_lm=not enough or _mean(blended) > _mean(retrieval),
+        weights=_named(weights),
+    )
+
+
+def _named(weights: Weights) -> dict[SourceName, float]:
+    return {name: float(weights[source]) for source, name in enumerate(SOURCE_NAMES)}
+
+
+def _cross_fitted(part: Contest, shared: Weights) -> NDArray[np.float64]:
+    """Return (users,) NDCG@10 of each half under the weights fitted on the other."""
+    halves = np.array_split(np.arange(len(part.target)), 2)
+    values = np.zeros(len(part.target))
+    for here, there in (halves, halves[::-1]):
+        values[here] = part.take(here).ndcg(fit_weights(part.take(there), shared))
+    return values
+
+
+def _p_value(gains: NDArray[np.float64]) -> float:
+    if not gains.any():
+        return 1.0
+    return float(stats.ttest_1samp(gains, 0.0, alternative="greater").pvalue)
+
+
+def _trials(weight: float, spread: float, signed: bool) -> list[float]:
+    steps = [step / spread for step in STEPS]
+    if signed:
+        steps += [-step for step in steps if step]
+    return [*steps, *(weight * factor for factor in FINER)]
+
+
+def _spread(contest: Contest, source: int) -> float:
+    values = contest.evidence[source][contest.log_probabilities > -np.inf]
+    return float(values.std()) or 1.0
+
+
+def _ndcg(scores: NDArray[np.float32], target: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return (users,) NDCG@10 of the target; among equal scores it counts as the last."""
+    wanted = np.take_along_axis(scores, np.maximum(target, 0)[:, None], axis=1)
+    ranks = np.count_nonzero(scores >= wanted, axis=1)
+    return np.where(target >= 0, ndcg(ranks, K), 0.0)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if len(values) else 0.0
