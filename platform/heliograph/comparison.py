@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from heliograph.candidates import Candidates, Retriever
 from heliograph.config import SOURCE_NAMES, EvaluationConfig, HeliographConfig
 from heliograph.evaluation import measure, top_items
-from heliograph.events import History, LeaveOneOut
+from heliograph.events import History
 from heliograph.models.item_lm import ItemLM
 from heliograph.ranking import best_weight, blend, blend_table, candidate_scores, reorder
+from heliograph.splits import LeaveOneOut
 
 USERS_A_CHUNK = 512
 """Users scored at once: bounds memory to this many rows of the catalogue."""
