@@ -1,4 +1,4 @@
-"""Events: cleaning, numbering and the split for evaluation. No Ray: plain functions."""
+"""Events: cleaning and numbering. No Ray: plain functions."""
 
 import json
 from datetime import UTC, date, datetime
@@ -17,7 +17,6 @@ from heliograph.events import (
     EVENTS,
     Interactions,
     clean_events,
-    leave_one_out,
     number_events,
     refuse_unknown_and_repeated,
 )
@@ -361,6 +360,18 @@ def test_no_events_are_no_histories() -> None:
     assert (len(numbered), numbered.histories(), numbered.offsets.tolist()) == (0, [], [0])
 
 
+def test_users_of_whom_no_event_is_kept_keep_their_number() -> None:
+    rest = interactions(u="cab", v="b", w="ab").where(np.array([1, 0, 1, 0, 0, 1], bool))
+    assert ["".join("abc"[item] for item in history) for history in rest.histories()] == [
+        "cb",
+        "",
+        "b",
+    ]
+    assert rest.offsets.tolist() == [0, 2, 2, 3]
+    assert rest.owners().tolist() == [0, 0, 2]
+    assert rest.offsets.dtype == np.int64
+
+
 @pytest.mark.parametrize(
     ("counts", "left"),
     [([0, 0], ["cab", "b"]), ([1, 0], ["ca", "b"]), ([2, 1], ["c", ""]), ([9, 9], ["", ""])],
@@ -369,26 +380,3 @@ def test_the_last_items_of_each_user_can_be_dropped(counts: list[int], left: lis
     rest = interactions(u="cab", v="b").without_last(np.array(counts))
     assert ["".join("abc"[item] for item in history) for history in rest.histories()] == left
     assert len(rest.timestamps) == len(rest)
-
-
-def test_the_last_item_is_the_test_and_the_one_before_it_the_validation() -> None:
-    split = leave_one_out(interactions(u="cab", v="ab", w="abca"))
-    assert split.users.tolist() == [0, 2]
-    assert split.test.tolist() == [1, 0]
-    assert split.validation.tolist() == [0, 2]
-    assert [history.tolist() for history in split.train.histories()] == [[2], [0, 1], [0, 1]]
-    assert [history.tolist() for history in split.validation_histories()] == [[2], [0, 1]]
-    assert [history.tolist() for history in split.test_histories()] == [[2, 0], [0, 1, 2]]
-    assert all(history.dtype == np.int32 for history in split.test_histories())
-
-
-@given(st.lists(st.text("abc", min_size=1, max_size=6), max_size=6))
-def test_a_split_holds_every_event_once(histories: list[str]) -> None:
-    numbered = interactions(**{f"u{user}": items for user, items in enumerate(histories)})
-    split = leave_one_out(numbered)
-    assert len(split.train) + len(split.validation) + len(split.test) == len(numbered)
-    for user, history, item in zip(split.users, split.test_histories(), split.test, strict=True):
-        assert [*history, item] == numbered.history(user).tolist()
-    short = [user for user, items in enumerate(histories) if len(items) < 3]
-    assert all(len(split.train.history(user)) == len(histories[user]) for user in short)
-    assert set(short).isdisjoint(split.users.tolist())

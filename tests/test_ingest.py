@@ -12,13 +12,8 @@ import pytest
 
 from heliograph.catalog import Catalogue, ingest_items, read_items
 from heliograph.config import EventsConfig, ItemsConfig
-from heliograph.events import (
-    EVENTS,
-    REJECTED_EVENTS_FILE,
-    ingest_events,
-    leave_one_out,
-    read_events,
-)
+from heliograph.events import EVENTS, REJECTED_EVENTS_FILE, ingest_events, read_events
+from heliograph.splits import leave_one_out
 from heliograph.workspace import InputError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import LlamaForCausalLM
 
 from heliograph.config import ItemLMConfig, TrainConfig
-from heliograph.events import History, LeaveOneOut, leave_one_out
+from heliograph.events import History
 from heliograph.models.item_lm import (
     Dropout,
     ItemLM,
@@ -28,6 +28,7 @@ from heliograph.models.item_lm import (
 from heliograph.models.item_lm_training import Epoch, fit_item_lm, validation_ndcg, windows
 from heliograph.models.item_tokens import BOS, FIRST_ITEM, HF_FOLDER, prompt, vocabulary_size
 from heliograph.models.softmax_loss import CHUNK, softmax_loss
+from heliograph.splits import LeaveOneOut, leave_one_out
 from heliograph.workspace import InputError
 from worlds import clustered_vectors, cycle, interactions
 

@@ -24,7 +24,7 @@ from heliograph.cluster import ray_cluster
 from heliograph.comparison import compare
 from heliograph.config import HeliographConfig, TableConfig
 from heliograph.embedding import embed, encoder_fingerprint, read_vectors
-from heliograph.events import LeaveOneOut, ingest_events, leave_one_out, read_events
+from heliograph.events import ingest_events, read_events
 from heliograph.history import HISTORIES_FILE, write_histories
 from heliograph.index import VectorIndex
 from heliograph.models.als import Als
@@ -33,6 +33,7 @@ from heliograph.models.item_lm_training import Epoch, fit_item_lm
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text
 from heliograph.models.transitions import Transitions
+from heliograph.splits import LeaveOneOut, leave_one_out
 from heliograph.workspace import (
     StageResult,
     digest_of,

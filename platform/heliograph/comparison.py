@@ -16,7 +16,7 @@ from heliograph.blend import Blend
 from heliograph.candidates import Retriever
 from heliograph.config import SOURCE_NAMES, HeliographConfig
 from heliograph.evaluation import measure, top_items
-from heliograph.events import History, LeaveOneOut
+from heliograph.events import History
 from heliograph.index import NO_ITEM
 from heliograph.models.item_lm import ItemLM
 from heliograph.ranking import rank
@@ -28,6 +28,7 @@ from heliograph.ranking.fitting import (
     join_contests,
 )
 from heliograph.sources import Limits, Sources
+from heliograph.splits import LeaveOneOut
 
 USERS_A_CHUNK = 512
 """Users scored at once: bounds memory to this many rows of the catalogue."""

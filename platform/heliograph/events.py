@@ -1,4 +1,4 @@
-"""Interactions: from files to clean events in order of time, and their split for evaluation.
+"""Interactions: from files to clean events in order of time.
 
 Identifiers become row numbers here; every later stage sees numbers only.
 """
@@ -79,56 +79,20 @@ class Interactions:
         """Return the items of every user."""
         return [self.history(user) for user in range(len(self.user_ids))]
 
-    def without_last(self, counts: NDArray[np.int64]) -> Interactions:
-        """Drop the last `counts[u]` items of every user u; of one who has fewer, all."""
-        lengths = np.diff(self.offsets)
-        remaining = np.maximum(lengths - counts, 0)
-        position = np.arange(len(self)) - np.repeat(self.offsets[:-1], lengths)
-        kept = position < np.repeat(remaining, lengths)
-        offsets = np.concatenate([[0], np.cumsum(remaining)])
+    def owners(self) -> NDArray[np.int64]:
+        """Return (events,) the number of the user whose event it is."""
+        return np.repeat(np.arange(len(self.user_ids)), np.diff(self.offsets))
+
+    def where(self, kept: NDArray[np.bool_]) -> Interactions:
+        """Keep some of the events, by (events,) true; users without any keep their number."""
+        lengths = np.bincount(self.owners()[kept], minlength=len(self.user_ids))
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return Interactions(self.user_ids, offsets, self.items[kept], self.timestamps[kept])
 
-
-@dataclass(frozen=True)
-class LeaveOneOut:
-    """The last item of each user is the test, the one before validation, the rest training.
-
-    Users with fewer than three events are training only.
-    """
-
-    train: Interactions
-    users: NDArray[np.int64]
-    """(evaluated,) users that have a validation and a test item."""
-
-    validation: NDArray[np.int32]
-    """(evaluated,) the item to find from the training history."""
-
-    test: NDArray[np.int32]
-    """(evaluated,) the item to find from the training history and the validation item."""
-
-    def validation_histories(self) -> list[History]:
-        """Return what is known before the validation item."""
-        return [self.train.history(user) for user in self.users]
-
-    def test_histories(self) -> list[History]:
-        """Return what is known before the test item."""
-        return [
-            np.append(self.train.history(user), item)
-            for user, item in zip(self.users, self.validation, strict=True)
-        ]
-
-
-def leave_one_out(interactions: Interactions) -> LeaveOneOut:
-    """Split by holding out each user's last two items."""
-    lengths = np.diff(interactions.offsets)
-    evaluated = lengths >= 3
-    ends = interactions.offsets[1:][evaluated]
-    return LeaveOneOut(
-        train=interactions.without_last(np.where(evaluated, 2, 0)),
-        users=np.flatnonzero(evaluated),
-        validation=interactions.items[ends - 2],
-        test=interactions.items[ends - 1],
-    )
+    def without_last(self, counts: NDArray[np.int64]) -> Interactions:
+        """Drop the last `counts[u]` items of every user u; of one who has fewer, all."""
+        places_from_end = self.offsets[1:][self.owners()] - np.arange(len(self))  # the last is 1
+        return self.where(places_from_end > counts[self.owners()])
 
 
 def ingest_events(config: EventsConfig, catalogue: Catalogue, folder: Path) -> dict[str, float]:

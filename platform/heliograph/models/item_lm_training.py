@@ -20,12 +20,13 @@ from torch import Tensor
 
 from heliograph.config import ItemLMConfig, TrainConfig
 from heliograph.evaluation import ndcg, rank_of, top_items
-from heliograph.events import History, LeaveOneOut
+from heliograph.events import History
 from heliograph.models.item_lm import ItemLM, ItemLMNetwork, batches_by_length, pad
 from heliograph.models.item_lm_run import Epoch as Epoch
 from heliograph.models.item_lm_run import Run, quality
 from heliograph.models.item_tokens import BOS, FIRST_ITEM
 from heliograph.models.softmax_loss import softmax_loss
+from heliograph.splits import LeaveOneOut
 from heliograph.workspace import digest_of
 
 IGNORED = -100
