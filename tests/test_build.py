@@ -27,13 +27,16 @@ def shop(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_model_is_compared_and_the_circle_is_learned(shop: Path) -> None:
     workspace = shop.parent / "workspace"
     metrics = json.loads((workspace / "evaluation" / METRICS_FILE).read_text())
-    assert set(metrics["test"]) == {
+    assert set(metrics["test"]["models"]) == {
         "popularity", "transitions", "als", "text", "item_lm", "retrieval", "pipeline",
     }  # fmt: skip
     assert metrics["users"] == USERS
     for model in ("transitions", "item_lm", "pipeline"):
-        assert metrics["test"][model]["recall@5"] > 0.95, model
-    assert metrics["test"]["pipeline"]["ndcg@10"] > metrics["test"]["popularity"]["ndcg@10"]
+        assert metrics["test"]["models"][model]["recall@5"] > 0.95, model
+    assert (
+        metrics["test"]["models"]["pipeline"]["ndcg@10"]
+        > metrics["test"]["models"]["popularity"]["ndcg@10"]
+    )
 
 
 def test_the_learning_curve_is_kept(shop: Path) -> None:

@@ -34,6 +34,7 @@ from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text
 from heliograph.models.transitions import Transitions
 from heliograph.splits import LeaveOneOut, leave_one_out
+from heliograph.verdict import PIPELINE
 from heliograph.workspace import (
     StageResult,
     digest_of,
@@ -255,12 +256,13 @@ class Build:
             sources=sources,
             item_lm=ItemLM.load(self._folder("models/item_lm")),
             split=self.split,
+            catalogue=self.catalogue,
             config=config,
             progress=self.report.advance,
         )
         write_json(folder / METRICS_FILE, asdict(comparison))
         write_json(folder / RANKING_FILE, blend.dump())
-        pipeline = comparison.test["pipeline"]
+        pipeline = comparison.test.models[PIPELINE]
         return {"users": comparison.users, "pipeline_ndcg@10": round(pipeline["ndcg@10"], 4)}
 
     def _write_histories(self, folder: Path) -> Mapping[str, float]:

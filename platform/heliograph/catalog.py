@@ -62,6 +62,12 @@ class Catalogue:
         texts: list[str] = self.table["text"].to_pylist()
         return texts
 
+    @property
+    def categories(self) -> list[list[str]]:
+        """Categories, in order of row."""
+        categories: list[list[str]] = self.table["categories"].to_pylist()
+        return categories
+
     def matching(self, conditions: Mapping[str, str | list[str]]) -> NDArray[np.bool_]:
         """Tell which items have, in every named column, one of the wanted values.
 

@@ -14,9 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from heliograph.doctor import Finding
+from heliograph.verdict import DECISIVE_K
 from heliograph.workspace import StageResult
 
 COLUMNS = ("recall", "precision", "f1", "ndcg", "mrr")
+REFIT_TITLE = "Refitted on train and validation, as served"
 
 
 class StageProgress:
@@ -69,11 +71,20 @@ class StageProgress:
 
 
 def comparison(metrics: Path) -> list[Table]:
-    """Lay out an evaluation: one table of all models for every cut-off."""
+    """Lay out an evaluation: all models at every cut-off, and why the pipeline is what it is."""
     content = json.loads(metrics.read_text())
-    rows: dict[str, dict[str, float]] = content["test"]
-    ks = sorted({int(name.partition("@")[2]) for row in rows.values() for name in row})
-    return [_comparison_at(rows, k, content["users"]) for k in ks]
+    tables = [_blend(content["cohorts"])] if content["cohorts"] else []
+    for name, title in (("test", "Fitted on train only"), ("refit", REFIT_TITLE)):
+        verdict = content.get(name)
+        if verdict is None:
+            continue
+        rows, lead = verdict["models"], verdict["lead"]
+        ks = sorted({int(metric.partition("@")[2]) for row in rows.values() for metric in row})
+        tables += [
+            _comparison_at(rows, lead if k == DECISIVE_K else {}, k, f"{title}, first {k}")
+            for k in ks
+        ]
+    return tables
 
 
 def recommendations(answer: dict[str, Any], title: str) -> Table:
@@ -112,18 +123,50 @@ def findings(found: Sequence[Finding]) -> Table:
     return table
 
 
-def _comparison_at(rows: dict[str, dict[str, float]], k: int, users: int) -> Table:
-    table = Table(title=f"Test items of {users:,} users, all items ranked, first {k}")
+def _comparison_at(
+    rows: dict[str, dict[str, float]], lead: dict[str, dict[str, float]], k: int, title: str
+) -> Table:
+    table = Table(title=f"Test items, all items ranked. {title}")
     table.add_column("model")
     for name in (*COLUMNS, "coverage"):
         table.add_column(name, justify="right")
+    if lead:
+        table.add_column("ndcg - pipeline's (95 %), p", justify="right")
     best = {name: max(row[f"{name}@{k}"] for row in rows.values()) for name in COLUMNS}
     for model, row in sorted(rows.items(), key=lambda entry: -entry[1][f"ndcg@{k}"]):
         cells = []
         for name in (*COLUMNS, "coverage"):
             value = row[f"{name}@{k}"]
             cells.append(f"[bold]{value:.4f}[/bold]" if value == best.get(name) else f"{value:.4f}")
-        table.add_row(model, *cells)
+        table.add_row(model, *cells, *([_lead(lead.get(model))] if lead else []))
+    return table
+
+
+def _lead(row: dict[str, float] | None) -> str:
+    if row is None:
+        return ""
+    interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
+    return f"{row['difference']:+.4f} ({interval}), {row['p_adjusted']:.2g}"
+
+
+def _blend(cohorts: list[dict[str, Any]]) -> Table:
+    """Lay out why each cohort has its weights: NDCG@10 of its validation items."""
+    table = Table(title="Weights of the evidence, by length of history (NDCG@10 on validation)")
+    for name in ("history", "users", "item LM", "retrieval", "blend", "its own", "p", "decision"):
+        table.add_column(name, justify="right")
+    for row in cohorts:
+        if not row["users"]:
+            continue
+        own = ("", "") if row["own"] is None else (f"{row['own']:.4f}", f"{row['p_value']:.2g}")
+        decision = "own weights" if row["has_own"] else "shared weights"
+        weights = ", ".join(f"{name} {value:.2g}" for name, value in row["weights"].items())
+        table.add_row(
+            f"from {row['shortest']}",
+            f"{row['users']:,}",
+            *(f"{row[name]:.4f}" for name in ("item_lm", "retrieval", "shared")),
+            *own,
+            f"{decision}{'' if row['asks_item_lm'] else ', no item LM'}: {weights}",
+        )
     return table
 
 

@@ -1,0 +1,121 @@
+"""Rankings of many models of the same users -> tables that can be trusted.
+
+Every metric of every model, whether the pipeline's lead over each of them is more than luck, and
+whom each serves well. Knows rankings and held-out items, not what produced them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heliograph.cohorts import (
+    CohortRow,
+    Cohorts,
+    by_category,
+    by_cohort,
+    by_history_length,
+    by_popularity,
+)
+from heliograph.evaluation import measure, per_user
+from heliograph.events import History
+from heliograph.list_properties import list_values, mean_of_defined
+from heliograph.significance import PairedDifference, compare_with
+
+PIPELINE = "pipeline"
+DECISIVE_K = 10
+DECISIVE = f"ndcg@{DECISIVE_K}"
+"""The metric that is tested and shown for cohorts."""
+
+Row = dict[str, float]
+"""Metric such as `ndcg@10` -> mean over users."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is known of each user, and what is to be found."""
+
+    histories: list[History]
+    targets: NDArray[np.int32]
+    """(users,) the held-out item of each."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What is known of the items, from training alone."""
+
+    interactions: NDArray[np.int64]
+    """(items,) training interactions of each."""
+
+    vectors: NDArray[np.float32]
+    """(items, dim) of the texts, for diversity."""
+
+    categories: Sequence[Sequence[str]]
+    """Of each item, its own first."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All tables of one set of questions."""
+
+    models: dict[str, Row]
+    lead: dict[str, PairedDifference]
+    """Model -> its NDCG@10 minus the pipeline's: below 0, the pipeline leads."""
+
+    cohorts: dict[str, dict[str, list[CohortRow]]]
+    """Kind of cohort -> model -> NDCG@10 of each cohort."""
+
+
+def judge(
+    rankings: Mapping[str, NDArray[np.int32]],
+    questions: Questions,
+    world: World,
+    ks: Sequence[int],
+    seed: int,
+) -> Verdict:
+    """Compare models on the same questions.
+
+    Args:
+        rankings: Model -> (users, depth) item numbers, best first; one is the pipeline.
+        questions: What the rankings answer.
+        world: The items.
+        ks: Cut-offs.
+        seed: Of the bootstrap.
+    """
+    models = {name: _row(found, questions, world, ks) for name, found in rankings.items()}
+    if len(questions.targets) < 2:  # nothing to test, nobody to group
+        return Verdict(models, {}, {})
+    values = {
+        name: per_user(found, questions.targets, [DECISIVE_K])[DECISIVE]
+        for name, found in rankings.items()
+    }
+    kinds = _kinds(questions, world)
+    return Verdict(
+        models=models,
+        lead=compare_with(PIPELINE, values, seed),
+        cohorts={
+            kind: {name: by_cohort(value, cohorts, seed) for name, value in values.items()}
+            for kind, cohorts in kinds.items()
+        },
+    )
+
+
+def _row(ranking: NDArray[np.int32], questions: Questions, world: World, ks: Sequence[int]) -> Row:
+    lists = list_values(ranking, ks, questions.histories, world.interactions, world.vectors)
+    return measure(ranking, questions.targets, ks, len(world.interactions)) | {
+        name: mean_of_defined(value) for name, value in lists.items()
+    }
+
+
+def _kinds(questions: Questions, world: World) -> dict[str, Cohorts]:
+    lengths = np.array([len(history) for history in questions.histories], np.int64)
+    kinds = {
+        "history": by_history_length(lengths),
+        "popularity of the target": by_popularity(questions.targets, world.interactions),
+    }
+    if any(map(len, world.categories)):
+        kinds["category of the target"] = by_category(questions.targets, world.categories)
+    return kinds
