@@ -116,7 +116,7 @@ def test_an_override_without_key_or_value_is_refused(file: Path, override: str) 
         "train.lr=.inf",
         "train.lr=.nan",
         "train.epochs=1.5",
-        "candidates.count=129",
+        "candidates.count=1001",
         "serve.port=70000",
         "train.device=tpu",
         "items.format=xls",
