@@ -27,7 +27,7 @@ from heliograph.models.item_lm import (
 )
 from heliograph.models.item_lm_training import Epoch, fit_item_lm, validation_ndcg, windows
 from heliograph.models.item_tokens import BOS, FIRST_ITEM, HF_FOLDER, prompt, vocabulary_size
-from heliograph.models.softmax_loss import CHUNK, softmax_loss
+from heliograph.models.softmax_loss import MAX_CHUNK, softmax_loss
 from heliograph.workspace import InputError
 from worlds import clustered_vectors, cycle, interactions
 
@@ -175,7 +175,7 @@ def test_dropout_keeps_the_mean_and_is_off_in_evaluation() -> None:
     assert torch.equal(dropout.eval()(ones), ones)
 
 
-@pytest.mark.parametrize("positions", [1, CHUNK, 2 * CHUNK + 3])
+@pytest.mark.parametrize("positions", [1, MAX_CHUNK, 2 * MAX_CHUNK + 3])
 def test_the_loss_and_its_gradients_are_those_of_cross_entropy(positions: int) -> None:
     torch.manual_seed(0)
     targets = torch.randint(0, 9, (positions,))
