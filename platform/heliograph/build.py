@@ -30,7 +30,9 @@ from heliograph.history import HISTORIES_FILE, write_histories
 from heliograph.index import VectorIndex
 from heliograph.models.als import Als
 from heliograph.models.item_lm import ItemLM
-from heliograph.models.item_lm_training import Epoch, fit_item_lm
+from heliograph.models.item_lm_run import Epoch, best_epoch
+from heliograph.models.item_lm_training import fit_item_lm
+from heliograph.models.item_lm_validation import HeldOut
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text
 from heliograph.models.transitions import Transitions
@@ -226,19 +228,27 @@ class Build:
         checkpoint = self.config.workspace / "checkpoints" / run[:16]
 
         def epoch_done(epoch: Epoch) -> None:
-            self.report.advance(
-                1, f"loss {epoch.loss:.3f}, validation NDCG@10 {epoch.validation_ndcg:.4f}"
-            )
+            note = f"loss {epoch.loss:.3f}"
+            if epoch.validation_ndcg is not None:
+                note += f", validation NDCG@10 {epoch.validation_ndcg:.4f}"
+            self.report.advance(1, note)
 
         text_vectors = Text.load(self._folder("models/text")).item_vectors
         model, epochs = fit_item_lm(
-            config, train, self.split, text_vectors, seed, checkpoint, epoch_done
+            config,
+            train,
+            self.split.train,
+            HeldOut.validation(self.split),
+            text_vectors,
+            seed,
+            checkpoint,
+            epoch_done,
         )
         model.save(folder)
         write_json(folder / EPOCHS_FILE, [asdict(epoch) for epoch in epochs])
         shutil.rmtree(checkpoint)
-        best = max(epochs, key=lambda epoch: epoch.validation_ndcg)
-        return {"epochs": len(epochs), "validation_ndcg@10": round(best.validation_ndcg, 4)}
+        score = best_epoch(epochs).validation_ndcg or 0.0
+        return {"epochs": len(epochs), "validation_ndcg@10": round(score, 4)}
 
     def _build_indexes(self, folder: Path) -> Mapping[str, float]:
         for name, model in (
