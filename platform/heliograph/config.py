@@ -218,6 +218,9 @@ class TrainConfig(Config):
     validation_users: int = Field(default=5000, ge=1)
     """Users whose validation item is ranked after each epoch, at most: a seeded sample."""
 
+    workers: int = Field(default=1, ge=1)
+    """Processes that share each step, on Ray; with several, one a GPU where there are any."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

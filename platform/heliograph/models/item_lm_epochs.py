@@ -52,7 +52,7 @@ class TrainingJob:
     def task(self) -> str:
         """Hash what decides the course of a run, but not where it runs or when it stops."""
         course = self.train.model_dump(
-            exclude={"epochs", "patience", "max_minutes", "device"}
+            exclude={"epochs", "patience", "max_minutes", "device", "workers"}
         )
         arrays = [self.interactions.offsets, self.interactions.items, self.text_vectors]
         if self.held_out is not None:

@@ -56,8 +56,14 @@ def fit_item_lm(
     job = TrainingJob(
         config, settings, interactions, held_out, text_vectors, seed, checkpoint.absolute()
     )
-    run = begin(job, _device(settings))
-    train(job, run, Team(), epoch_done)
+    if settings.workers > 1:
+        from heliograph.models.data_parallel import train_on_workers  # Ray takes seconds to import
+
+        train_on_workers(job, epoch_done)
+        run = begin(job, torch.device("cpu"))  # where it is, there may be no GPU
+    else:
+        run = begin(job, _device(settings))
+        train(job, run, Team(), epoch_done)
     return run.best_model(), run.epochs
 
 
