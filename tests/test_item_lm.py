@@ -17,6 +17,7 @@ from transformers import LlamaForCausalLM
 
 from heliograph.config import ItemLMConfig, TrainConfig
 from heliograph.events import History
+from heliograph.models import item_lm_epochs
 from heliograph.models.item_lm import (
     Dropout,
     ItemLM,
@@ -25,9 +26,13 @@ from heliograph.models.item_lm import (
     feed_forward_size,
     pad,
 )
-from heliograph.models.item_lm_training import Epoch, fit_item_lm, validation_ndcg, windows
+from heliograph.models.item_lm_batches import windows
+from heliograph.models.item_lm_run import DivergedError, Epoch, best_epoch
+from heliograph.models.item_lm_training import fit_item_lm
+from heliograph.models.item_lm_validation import ndcg_sum
 from heliograph.models.item_tokens import BOS, FIRST_ITEM, HF_FOLDER, prompt, vocabulary_size
-from heliograph.models.softmax_loss import CHUNK, softmax_loss
+from heliograph.models.negatives import NegativeSampler
+from heliograph.models.next_item_loss import next_item_loss
 from heliograph.splits import LeaveOneOut, leave_one_out
 from heliograph.workspace import InputError
 from worlds import clustered_vectors, cycle, interactions
@@ -82,7 +87,35 @@ def fit(
             raise KilledError
 
     split = split or cycle_split()
-    return fit_item_lm(SMALL, train, split, vectors(), seed, checkpoint, epoch_done)
+    held_out = split.validation_items()
+    return fit_item_lm(SMALL, train, split.train, held_out, vectors(), seed, checkpoint, epoch_done)
+
+
+def fit_blindly(
+    checkpoint: Path, split: LeaveOneOut, train: TrainConfig = QUICK
+) -> tuple[ItemLM, list[Epoch]]:
+    return fit_item_lm(
+        SMALL, train, split.train, None, vectors(), 5, checkpoint, lambda epoch: None
+    )
+
+
+class PoisonedLoss:
+    """The loss of a batch, until it is asked for once too often."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(
+        self,
+        network: ItemLMNetwork,
+        sequences: Sequence[NDArray[np.int32]],
+        dtype: torch.dtype,
+        sampler: NegativeSampler | None,
+        rng: np.random.Generator,
+    ) -> torch.Tensor:
+        self.left -= 1
+        loss = next_item_loss(network, sequences, dtype, sampler, rng)
+        return loss * torch.nan if self.left < 0 else loss
 
 
 def assert_same_weights(first: ItemLM, second: ItemLM) -> None:
@@ -176,22 +209,6 @@ def test_dropout_keeps_the_mean_and_is_off_in_evaluation() -> None:
     assert torch.equal(dropout.eval()(ones), ones)
 
 
-@pytest.mark.parametrize("positions", [1, CHUNK, 2 * CHUNK + 3])
-def test_the_loss_and_its_gradients_are_those_of_cross_entropy(positions: int) -> None:
-    torch.manual_seed(0)
-    targets = torch.randint(0, 9, (positions,))
-    results = []
-    for loss_of in (softmax_loss, lambda s, i, t: F.cross_entropy(s @ i.T, t)):
-        torch.manual_seed(1)
-        states = (10 * torch.randn(positions, 4)).requires_grad_()
-        items = torch.randn(9, 4, requires_grad=True)
-        loss = loss_of(states, items, targets)
-        (3 * loss).backward()  # type: ignore[no-untyped-call]
-        results.append((loss, states.grad, items.grad))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
 # training
 
 
@@ -201,7 +218,7 @@ def test_a_cycle_is_learned(tmp_path: Path) -> None:
     expected = [*range(1, N_ITEMS), 0]
     assert model.scores(histories).argmax(axis=1).tolist() == expected
     assert epochs[-1].loss < epochs[0].loss
-    assert max(epoch.validation_ndcg for epoch in epochs) == 1.0
+    assert best_epoch(epochs).validation_ndcg == 1.0
 
 
 def test_an_item_nobody_has_met_is_recommended_for_its_text(tmp_path: Path) -> None:
@@ -219,7 +236,8 @@ def test_an_item_nobody_has_met_is_recommended_for_its_text(tmp_path: Path) -> N
     model, _ = fit_item_lm(
         SMALL,
         QUICK.model_copy(update={"epochs": 15}),
-        split,
+        split.train,
+        split.validation_items(),
         clustered_vectors(clusters, each, dim=8),
         seed=1,
         checkpoint=tmp_path,
@@ -312,10 +330,11 @@ def test_an_early_stop_returns_the_best_epoch(tmp_path: Path) -> None:
     noise = leave_one_out(interactions([rng.permutation(N_ITEMS)[:8].tolist() for _ in range(30)]))
     train = QUICK.model_copy(update={"epochs": 40, "patience": 3})
     model, epochs = fit(tmp_path, train, noise)
-    scores = [epoch.validation_ndcg for epoch in epochs]
-    best = int(np.argmax(scores))
-    assert len(epochs) == best + 1 + 3 < 40
-    assert validation_ndcg(model.network, noise) == max(scores)
+    best = best_epoch(epochs)
+    assert len(epochs) == best.number + 3 < 40
+    mean = ndcg_sum(model, noise.validation_items()) / len(noise.users)
+    assert mean == best.validation_ndcg
+    assert mean == max(epoch.validation_ndcg or 0.0 for epoch in epochs)
 
 
 def test_no_epoch_begins_after_the_time_is_up(tmp_path: Path) -> None:
@@ -336,6 +355,95 @@ def test_the_checkpoint_holds_numbers_as_json(tmp_path: Path) -> None:
     _, epochs = fit(tmp_path)
     record = json.loads((tmp_path / "run.json").read_text())
     assert [entry["loss"] for entry in record["epochs"]] == [epoch.loss for epoch in epochs]
+
+
+# averaging, precision, divergence
+
+
+def test_averaged_weights_learn_the_cycle_too_and_differ_from_the_last_ones(tmp_path: Path) -> None:
+    longer = QUICK.model_copy(update={"epochs": 20})
+    averaged, _ = fit(tmp_path / "averaged", longer)
+    last, _ = fit(tmp_path / "last", longer.model_copy(update={"averaging": 0.0}))
+    for model in (averaged, last):
+        assert model.scores([history(3, 4)]).argmax() == 5
+    assert not torch.equal(averaged.embeddings, last.embeddings)
+
+
+def test_averaging_does_not_touch_the_weights_in_training(tmp_path: Path) -> None:
+    _, averaged = fit(tmp_path / "averaged")
+    _, last = fit(tmp_path / "last", QUICK.model_copy(update={"averaging": 0.0}))
+    assert [epoch.loss for epoch in averaged] == [epoch.loss for epoch in last]
+
+
+@pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"negatives": 8}])
+def test_the_cycle_is_learned_in_bfloat16_and_from_a_few_negatives(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    train = QUICK.model_copy(update={"precision": "float32", "epochs": 20} | change)
+    model, _ = fit(tmp_path, train)
+    assert model.embeddings.dtype == torch.float32
+    histories = [history((item - 1) % N_ITEMS, item) for item in range(N_ITEMS)]
+    assert model.scores(histories).argmax(axis=1).tolist() == [*range(1, N_ITEMS), 0]
+
+
+def test_a_run_with_negatives_is_resumed_to_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
+    train = QUICK.model_copy(update={"negatives": 4})
+    unbroken, _ = fit(tmp_path / "unbroken", train)
+    with pytest.raises(KilledError):
+        fit(tmp_path / "killed", train, stop_after=2)
+    resumed, _ = fit(tmp_path / "killed", train)
+    assert_same_weights(resumed, unbroken)
+
+
+def test_a_step_that_is_no_number_any_more_stops_with_the_checkpoint_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken, _ = fit(tmp_path / "unbroken")
+    with monkeypatch.context() as poisoned:
+        poisoned.setattr(item_lm_epochs, "next_item_loss", PoisonedLoss(after=15))
+        with pytest.raises(DivergedError, match=r"batch \d+ of epoch 3 is nan .*epoch 2 is kept"):
+            fit(tmp_path / "poisoned")
+    resumed, epochs = fit(tmp_path / "poisoned")  # what poisoned it is gone
+    assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
+    assert_same_weights(resumed, unbroken)
+
+
+def test_an_absurd_learning_rate_is_an_error_and_another_one_begins_anew(tmp_path: Path) -> None:
+    absurd = QUICK.model_copy(update={"lr": 1e30})
+    with pytest.raises(DivergedError, match=r"epoch 1 .*lower train\.lr \(now 1e\+30\)"):
+        fit(tmp_path, absurd)
+    _, epochs = fit(tmp_path)
+    assert len(epochs) == 4
+
+
+# without validation
+
+
+def test_without_validation_the_model_is_that_of_the_last_epoch(tmp_path: Path) -> None:
+    split = cycle_split()
+    validated, epochs = fit(tmp_path / "validated", split=split)
+    model, blind = fit_blindly(tmp_path / "blind", split)
+    assert [epoch.loss for epoch in blind] == [epoch.loss for epoch in epochs]
+    assert {epoch.validation_ndcg for epoch in blind} == {None}
+    assert best_epoch(epochs).number == len(epochs)  # so that the best epoch is the last one
+    assert_same_weights(model, validated)
+
+
+def test_without_validation_every_epoch_is_trained_whatever_time_it_takes(tmp_path: Path) -> None:
+    hurried = QUICK.model_copy(update={"max_minutes": 1e-6, "patience": 1})
+    _, epochs = fit_blindly(tmp_path, cycle_split(), hurried)
+    assert len(epochs) == QUICK.epochs
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert [entry["validation_ndcg"] for entry in record["epochs"]] == [None] * QUICK.epochs
+
+
+def test_a_run_with_validation_is_not_continued_without_it(tmp_path: Path) -> None:
+    split = cycle_split()
+    fresh, _ = fit_blindly(tmp_path / "fresh", split)
+    with pytest.raises(KilledError):
+        fit(tmp_path / "used", split=split, stop_after=2)
+    model, _ = fit_blindly(tmp_path / "used", split)
+    assert_same_weights(model, fresh)
 
 
 # batches and windows

@@ -45,9 +45,9 @@ def test_the_last_item_is_the_test_and_the_one_before_it_the_validation() -> Non
     assert split.test.tolist() == [1, 0]
     assert split.validation.tolist() == [0, 2]
     assert [history.tolist() for history in split.train.histories()] == [[2], [0, 1], [0, 1]]
-    assert [history.tolist() for history in split.validation_histories()] == [[2], [0, 1]]
-    assert [history.tolist() for history in split.test_histories()] == [[2, 0], [0, 1, 2]]
-    assert all(history.dtype == np.int32 for history in split.test_histories())
+    assert [history.tolist() for history in split.validation_items().histories] == [[2], [0, 1]]
+    assert [history.tolist() for history in split.test_items().histories] == [[2, 0], [0, 1, 2]]
+    assert all(history.dtype == np.int32 for history in split.test_items().histories)
 
 
 @given(HISTORIES)
@@ -55,7 +55,8 @@ def test_leaving_one_out_keeps_every_event_once(users: list[Events]) -> None:
     world = timed(*users)
     split = leave_one_out(world)
     assert len(split.train) + len(split.validation) + len(split.test) == len(world)
-    for user, history, item in zip(split.users, split.test_histories(), split.test, strict=True):
+    histories = split.test_items().histories
+    for user, history, item in zip(split.users, histories, split.test, strict=True):
         assert [*history, item] == world.history(user).tolist()
     short = [user for user, events in enumerate(users) if len(events) < 3]
     assert all(len(split.train.history(user)) == len(users[user]) for user in short)

@@ -18,22 +18,24 @@ from typing import Protocol, Self
 
 from pydantic import BaseModel
 
+from heliograph.blend import Blend
 from heliograph.bundle import METRICS_FILE, RANKING_FILE, read_sources, write_bundle
 from heliograph.catalog import ITEMS_FILE, Catalogue, ingest_items, read_items
 from heliograph.cluster import ray_cluster
-from heliograph.comparison import compare
-from heliograph.config import HeliographConfig, TableConfig
+from heliograph.comparison import compare, judge_refit
+from heliograph.config import SOURCE_NAMES, HeliographConfig, TableConfig, TrainConfig
 from heliograph.embedding import embed, encoder_fingerprint, read_vectors
-from heliograph.events import ingest_events, read_events
+from heliograph.events import Interactions, ingest_events, read_events
 from heliograph.history import HISTORIES_FILE, write_histories
 from heliograph.index import VectorIndex
 from heliograph.models.als import Als
 from heliograph.models.item_lm import ItemLM
-from heliograph.models.item_lm_training import Epoch, fit_item_lm
+from heliograph.models.item_lm_run import Epoch, best_epoch
+from heliograph.models.item_lm_training import fit_item_lm
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text
 from heliograph.models.transitions import Transitions
-from heliograph.splits import LeaveOneOut, leave_one_out
+from heliograph.splits import LeaveOneOut, NextItems, leave_one_out
 from heliograph.verdict import PIPELINE
 from heliograph.workspace import (
     StageResult,
@@ -45,6 +47,8 @@ from heliograph.workspace import (
 )
 
 EPOCHS_FILE = "epochs.json"
+REFIT = "refit/"
+"""Where stages are whose models are fitted on train and validation."""
 
 
 class Report(Protocol):
@@ -108,26 +112,14 @@ class Build:
 
     def train(self) -> None:
         """Fit every model on the training part of the events."""
-        models, seed = self.config.models, self.config.seed
-        events = self._digests("events")
-        self._run("models/popularity", {"": models.popularity}, events, self._fit_popularity)
-        self._run("models/transitions", {"": models.transitions}, events, self._fit_transitions)
-        self._run("models/als", {"": models.als, "seed": seed}, events, self._fit_als)
-        self._run("models/text", {"": models.text}, self._digests("embeddings"), self._fit_text)
-        self._run(
-            "models/item_lm",
-            {"": models.item_lm, "train": self.config.train, "seed": seed},
-            self._digests("events", "models/text"),
-            self._fit_item_lm,
-            self.config.train.epochs,
-        )
+        self._fit_models("", self.split.train, self.split.validation_items(), self.config.train)
 
     def index(self) -> None:
         """Build the FAISS indexes of the models whose score is an inner product."""
-        self._run("index", {}, self._digests("models/als", "models/text"), self._build_indexes)
+        self._index("")
 
     def evaluate(self) -> None:
-        """Choose the blend on validation and compare everything on the test items."""
+        """Fit the blend on validation and compare everything on the test items."""
         config = self.config
         settings: Mapping[str, BaseModel | int] = {
             "candidates": config.candidates,
@@ -135,23 +127,42 @@ class Build:
             "evaluation": config.evaluation,
             "seed": config.seed,
         }
-        models = [name for name in self.results if name.startswith("models/")]
-        inputs = self._digests("events", "index", *models)
+        inputs = self._digests("events", "index", *self._models(""))
         self._run("evaluation", settings, inputs, self._evaluate, 3 * len(self.split.users))
+
+    def refit(self) -> None:
+        """Fit every model once more, on train and validation, with everything frozen.
+
+        Settings, weights of the blend and the number of epochs stay as validation chose them.
+        """
+        if not self.config.refit:
+            return
+        epochs = read_epochs(self._folder("models/item_lm"))
+        frozen = self.config.train.model_copy(update={"epochs": best_epoch(epochs).number})
+        self._fit_models(REFIT, self.split.train_and_validation(), None, frozen)
+        self._index(REFIT)
+        inputs = self._digests("events", "evaluation", f"{REFIT}index", *self._models(REFIT))
+        settings: Mapping[str, BaseModel | int] = {
+            "evaluation": self.config.evaluation,
+            "seed": self.config.seed,
+        }
+        users = len(self.split.users)
+        self._run(f"{REFIT}evaluation", settings, inputs, self._evaluate_refit, users)
 
     def bundle(self) -> Path:
         """Put together what serving needs; returns the bundle's folder."""
         self.report.start("bundle", None)
         folder = self._run("histories", {}, self._digests("events"), self._write_histories).folder
-        evaluation = self._folder("evaluation")
+        served = REFIT if self.config.refit else ""
         parts = {
             ITEMS_FILE: self._folder("items") / ITEMS_FILE,
             HISTORIES_FILE: folder / HISTORIES_FILE,
-            "index": self._folder("index"),
-            RANKING_FILE: evaluation / RANKING_FILE,
-            METRICS_FILE: evaluation / METRICS_FILE,
+            "index": self._folder(f"{served}index"),
+            RANKING_FILE: self._folder("evaluation") / RANKING_FILE,
+            METRICS_FILE: self._folder(f"{served}evaluation") / METRICS_FILE,
         }
-        parts |= {name: self._folder(name) for name in self.results if name.startswith("models/")}
+        for name in self._models(served):
+            parts[name.removeprefix(REFIT)] = self._folder(name)
         return write_bundle(parts, self.config, self.config.workspace / "bundles")
 
     @cached_property
@@ -199,55 +210,96 @@ class Build:
         self._need_ray()
         return embed(self.catalogue.texts, self.config.embedding, folder, self.report.advance)
 
-    def _fit_popularity(self, folder: Path) -> Mapping[str, float]:
-        config, train = self.config.models.popularity, self.split.train
-        Popularity.fit(config, train, len(self.catalogue)).save(folder)
-        return {"events": len(train)}
+    def _models(self, prefix: str) -> list[str]:
+        return [f"{prefix}models/{name}" for name in (*SOURCE_NAMES, "item_lm")]
 
-    def _fit_transitions(self, folder: Path) -> Mapping[str, float]:
-        config, train = self.config.models.transitions, self.split.train
-        model = Transitions.fit(config, train, len(self.catalogue))
-        model.save(folder)
-        return {"transitions": model.evidence.nnz}
+    def _fit_models(
+        self,
+        prefix: str,
+        interactions: Interactions,
+        held_out: NextItems | None,
+        train: TrainConfig,
+    ) -> None:
+        """Fit all models in stages below `prefix`; without held-out items, for fixed epochs."""
+        models, seed, n_items = self.config.models, self.config.seed, len(self.catalogue)
 
-    def _fit_als(self, folder: Path) -> Mapping[str, float]:
-        config, train = self.config.models.als, self.split.train
-        Als.fit(config, train, len(self.catalogue), self.config.seed).save(folder)
-        return {"factors": config.factors}
+        def popularity(folder: Path) -> Mapping[str, float]:
+            Popularity.fit(models.popularity, interactions, n_items).save(folder)
+            return {"events": len(interactions)}
 
-    def _fit_text(self, folder: Path) -> Mapping[str, float]:
-        model = Text.fit(self.config.models.text, read_vectors(self._folder("embeddings")))
-        model.save(folder)
-        return {"dim": model.item_vectors.shape[1]}
+        def transitions(folder: Path) -> Mapping[str, float]:
+            model = Transitions.fit(models.transitions, interactions, n_items)
+            model.save(folder)
+            return {"transitions": model.evidence.nnz}
 
-    def _fit_item_lm(self, folder: Path) -> Mapping[str, float]:
-        config, train, seed = self.config.models.item_lm, self.config.train, self.config.seed
-        inputs = self._digests("events", "models/text")
-        run = digest_of(config.model_dump_json(), train.model_dump_json(), str(seed), str(inputs))
-        checkpoint = self.config.workspace / "checkpoints" / run[:16]
+        def als(folder: Path) -> Mapping[str, float]:
+            Als.fit(models.als, interactions, n_items, seed).save(folder)
+            return {"factors": models.als.factors}
 
+        def text(folder: Path) -> Mapping[str, float]:
+            model = Text.fit(models.text, read_vectors(self._folder("embeddings")))
+            model.save(folder)
+            return {"dim": model.item_vectors.shape[1]}
+
+        def item_lm(folder: Path) -> Mapping[str, float]:
+            return self._fit_item_lm(folder, prefix, interactions, held_out, train)
+
+        events, embeddings = self._digests("events"), self._digests("embeddings")
+        self._run(f"{prefix}models/popularity", {"": models.popularity}, events, popularity)
+        self._run(f"{prefix}models/transitions", {"": models.transitions}, events, transitions)
+        self._run(f"{prefix}models/als", {"": models.als, "seed": seed}, events, als)
+        self._run(f"{prefix}models/text", {"": models.text}, embeddings, text)
+        self._run(
+            f"{prefix}models/item_lm",
+            {"": models.item_lm, "train": train, "seed": seed},
+            self._digests("events", f"{prefix}models/text"),
+            item_lm,
+            train.epochs,
+        )
+
+    def _fit_item_lm(
+        self,
+        folder: Path,
+        prefix: str,
+        interactions: Interactions,
+        held_out: NextItems | None,
+        train: TrainConfig,
+    ) -> Mapping[str, float]:
         def epoch_done(epoch: Epoch) -> None:
-            self.report.advance(
-                1, f"loss {epoch.loss:.3f}, validation NDCG@10 {epoch.validation_ndcg:.4f}"
-            )
+            note = f"loss {epoch.loss:.3f}"
+            if epoch.validation_ndcg is not None:
+                note += f", validation NDCG@10 {epoch.validation_ndcg:.4f}"
+            self.report.advance(1, note)
 
-        text_vectors = Text.load(self._folder("models/text")).item_vectors
+        checkpoint = self.config.workspace / "checkpoints" / f"{prefix}item_lm"
         model, epochs = fit_item_lm(
-            config, train, self.split, text_vectors, seed, checkpoint, epoch_done
+            self.config.models.item_lm,
+            train,
+            interactions,
+            held_out,
+            Text.load(self._folder(f"{prefix}models/text")).item_vectors,
+            self.config.seed,
+            checkpoint,
+            epoch_done,
         )
         model.save(folder)
         write_json(folder / EPOCHS_FILE, [asdict(epoch) for epoch in epochs])
         shutil.rmtree(checkpoint)
-        best = max(epochs, key=lambda epoch: epoch.validation_ndcg)
-        return {"epochs": len(epochs), "validation_ndcg@10": round(best.validation_ndcg, 4)}
+        score = best_epoch(epochs).validation_ndcg
+        known = {} if score is None else {"validation_ndcg@10": round(score, 4)}
+        return {"epochs": len(epochs)} | known
 
-    def _build_indexes(self, folder: Path) -> Mapping[str, float]:
-        for name, model in (
-            ("als", Als.load(self._folder("models/als"))),
-            ("text", Text.load(self._folder("models/text"))),
-        ):
-            VectorIndex.build(model.item_vectors).save(folder / f"{name}.faiss")
-        return {"items": len(self.catalogue)}
+    def _index(self, prefix: str) -> None:
+        def build(folder: Path) -> Mapping[str, float]:
+            for name, model in (
+                ("als", Als.load(self._folder(f"{prefix}models/als"))),
+                ("text", Text.load(self._folder(f"{prefix}models/text"))),
+            ):
+                VectorIndex.build(model.item_vectors).save(folder / f"{name}.faiss")
+            return {"items": len(self.catalogue)}
+
+        inputs = self._digests(f"{prefix}models/als", f"{prefix}models/text")
+        self._run(f"{prefix}index", {}, inputs, build)
 
     def _evaluate(self, folder: Path) -> Mapping[str, float]:
         config = self.config
@@ -265,6 +317,22 @@ class Build:
         pipeline = comparison.test.models[PIPELINE]
         return {"users": comparison.users, "pipeline_ndcg@10": round(pipeline["ndcg@10"], 4)}
 
+    def _evaluate_refit(self, folder: Path) -> Mapping[str, float]:
+        evaluation = self._folder("evaluation")
+        verdict = judge_refit(
+            sources=read_sources(self.config.workspace / REFIT),
+            item_lm=ItemLM.load(self._folder(f"{REFIT}models/item_lm")),
+            blend=Blend.parse(json.loads((evaluation / RANKING_FILE).read_text())),
+            split=self.split,
+            catalogue=self.catalogue,
+            config=self.config,
+            progress=self.report.advance,
+        )
+        metrics = json.loads((evaluation / METRICS_FILE).read_text())
+        write_json(folder / METRICS_FILE, metrics | {"refit": asdict(verdict)})
+        ndcg = verdict.models[PIPELINE]["ndcg@10"]
+        return {"users": len(self.split.users), "pipeline_ndcg@10": round(ndcg, 4)}
+
     def _write_histories(self, folder: Path) -> Mapping[str, float]:
         interactions = read_events(self._folder("events"), self.catalogue)
         write_histories(interactions, folder / HISTORIES_FILE)
@@ -277,6 +345,7 @@ STAGES: dict[str, Callable[[Build], object]] = {
     "train": Build.train,
     "index": Build.index,
     "evaluate": Build.evaluate,
+    "refit": Build.refit,
     "bundle": Build.bundle,
 }
 """Every stage, in the order in which they run."""

@@ -29,8 +29,8 @@ from heliograph.ranking.fitting import (
     join_contests,
 )
 from heliograph.sources import Limits, Sources
-from heliograph.splits import LeaveOneOut
-from heliograph.verdict import DECISIVE_K, PIPELINE, Questions, Verdict, World, judge
+from heliograph.splits import LeaveOneOut, NextItems
+from heliograph.verdict import DECISIVE_K, PIPELINE, Verdict, World, judge
 
 USERS_A_CHUNK = 512
 """Users scored at once: bounds memory to this many rows of the catalogue."""
@@ -73,25 +73,43 @@ def compare(
         config: Cut-offs, cohorts and sizes.
         progress: Told of every history, thrice: fitting, validation, test.
     """
-    validation, test = questions_of(split, config)
+    users, seed = config.evaluation.max_users, config.seed
+    validation, test = (
+        items.sample(users, seed) for items in (split.validation_items(), split.test_items())
+    )
     world = world_of(split.train, catalogue, sources)
     blend, cohorts = fit(sources, item_lm, validation, config, progress)
     retriever = Retriever(sources, config.candidates, blend)
     verdicts = [
-        evaluate(retriever, item_lm, questions, world, config, progress)
-        for questions in (validation, test)
+        evaluate(retriever, item_lm, asked, world, config, progress) for asked in (validation, test)
     ]
     return blend, Comparison(len(test.targets), len(catalogue), cohorts, *verdicts)
 
 
-def questions_of(split: LeaveOneOut, config: HeliographConfig) -> tuple[Questions, Questions]:
-    """Return the validation and the test items to be found, of the users that are evaluated."""
-    users = _sample(len(split.users), config.evaluation.max_users, config.seed)
-    known, later = split.validation_histories(), split.test_histories()
-    return (
-        Questions([known[row] for row in users], split.validation[users]),
-        Questions([later[row] for row in users], split.test[users]),
-    )
+def judge_refit(
+    sources: Sources,
+    item_lm: ItemLM,
+    blend: Blend,
+    split: LeaveOneOut,
+    catalogue: Catalogue,
+    config: HeliographConfig,
+    progress: Progress,
+) -> Verdict:
+    """Judge models that were fitted on train and validation, with a blend that was fitted before.
+
+    Args:
+        sources: Refitted.
+        item_lm: Refitted.
+        blend: As `compare` found it.
+        split: Held-out items.
+        catalogue: The items.
+        config: Cut-offs and sizes.
+        progress: Told of every history.
+    """
+    asked = split.test_items().sample(config.evaluation.max_users, config.seed)
+    world = world_of(split.train_and_validation(), catalogue, sources)
+    retriever = Retriever(sources, config.candidates, blend)
+    return evaluate(retriever, item_lm, asked, world, config, progress)
 
 
 def world_of(train: Interactions, catalogue: Catalogue, sources: Sources) -> World:
@@ -106,7 +124,7 @@ def world_of(train: Interactions, catalogue: Catalogue, sources: Sources) -> Wor
 def fit(
     sources: Sources,
     item_lm: ItemLM,
-    questions: Questions,
+    asked: NextItems,
     config: HeliographConfig,
     progress: Progress,
 ) -> tuple[Blend, list[CohortEvidence]]:
@@ -114,16 +132,15 @@ def fit(
     retriever = Retriever(sources, config.candidates, Blend.uniform({}))
     fixed = config.candidates.weights
     parts: list[Contest] = []
-    users = _sample(len(questions.targets), config.ranking.max_users, config.seed)
-    for chunk in _chunks(users):
-        known = [questions.histories[row] for row in chunk]
+    for chunk in _chunks(asked.sample(config.ranking.max_users, config.seed)):
+        known = chunk.histories
         scores = item_lm.scores(known)
         own = top_items(scores, known, config.candidates.depth)
         limits = Limits(config.candidates.depth, known, None)
         proposals = retriever.propose(known, limits, [row[row != NO_ITEM] for row in own])
         lengths = [len(history) for history in known]
-        parts.append(build_contest(proposals, scores, questions.targets[chunk], lengths))
-        progress(len(chunk))
+        parts.append(build_contest(proposals, scores, chunk.targets, lengths))
+        progress(len(chunk.targets))
     if not parts:
         return Blend.uniform(fixed or WITHOUT_EVIDENCE), []
     weights = None if fixed is None else np.array([fixed.get(name, 0) for name in SOURCE_NAMES])
@@ -133,20 +150,19 @@ def fit(
 def evaluate(
     retriever: Retriever,
     item_lm: ItemLM,
-    questions: Questions,
+    asked: NextItems,
     world: World,
     config: HeliographConfig,
     progress: Progress,
 ) -> Verdict:
     """Judge every model's answers, ranked as they would be served."""
     parts = []
-    for chunk in _chunks(np.arange(len(questions.targets))):
-        histories = [questions.histories[row] for row in chunk]
-        parts.append(rankings(retriever, item_lm, histories, config))
-        progress(len(chunk))
+    for chunk in _chunks(asked):
+        parts.append(rankings(retriever, item_lm, chunk.histories, config))
+        progress(len(chunk.targets))
     names = parts[0] if parts else {}
     joined = {name: np.concatenate([part[name] for part in parts]) for name in names}
-    return judge(joined, questions, world, config.evaluation.ks, config.seed)
+    return judge(joined, asked, world, config.evaluation.ks, config.seed)
 
 
 def rankings(
@@ -168,13 +184,6 @@ def rankings(
     return found
 
 
-def _sample(users: int, count: int | None, seed: int) -> NDArray[np.int64]:
-    everyone = np.arange(users)
-    if count is None or users <= count:
-        return everyone
-    return np.sort(np.random.default_rng(seed).choice(everyone, count, replace=False))
-
-
-def _chunks(users: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, len(users), USERS_A_CHUNK):
-        yield users[start : start + USERS_A_CHUNK]
+def _chunks(asked: NextItems) -> Iterator[NextItems]:
+    for start in range(0, len(asked.targets), USERS_A_CHUNK):
+        yield asked.pick(np.arange(start, min(start + USERS_A_CHUNK, len(asked.targets))))

@@ -208,6 +208,22 @@ class TrainConfig(Config):
     tokens_per_batch: int = Field(default=4096, ge=64)
     """Items in one optimiser step; histories of similar length share a batch."""
 
+    averaging: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the moving average of the weights, which is the model; 0: the last weights are."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products in training; auto: bfloat16 where the hardware has it. Weights, sums and
+    validation are float32 anyway."""
+
+    negatives: int | None = Field(default=None, ge=1)
+    """Items drawn for each optimiser step that its targets compete with; null: the catalogue."""
+
+    validation_users: int = Field(default=5000, ge=1)
+    """Users whose validation item is ranked after each epoch, at most: a seeded sample."""
+
+    workers: int = Field(default=1, ge=1)
+    """Processes that share each step, on Ray; with several, one a GPU where there are any."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -310,6 +326,9 @@ class HeliographConfig(Config):
     """Folder for everything the stages write."""
 
     seed: int = 7
+    refit: bool = True
+    """Fit the served models once more, on train and validation, with all else frozen."""
+
     items: ItemsConfig
     events: EventsConfig
     embedding: EmbeddingConfig = EmbeddingConfig()

@@ -6,6 +6,7 @@ Nothing is dropped silently: users and items that training has not seen stay, ma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,12 +59,33 @@ class SplitCounts:
 
 
 @dataclass(frozen=True)
+class NextItems:
+    """What is known of each user, and the one item to be found."""
+
+    histories: list[History]
+    targets: NDArray[np.int32]
+    """(users,) the item that follows each history."""
+
+    def sample(self, users: int | None, seed: int) -> Self:
+        """Pick so many users at random, in their order; everyone if there are no more, or None."""
+        if users is None or users >= len(self.targets):
+            return self
+        chosen = np.random.default_rng(seed).choice(len(self.targets), users, replace=False)
+        return self.pick(np.sort(chosen))
+
+    def pick(self, users: NDArray[np.int64]) -> Self:
+        """Keep these users."""
+        return type(self)([self.histories[user] for user in users], self.targets[users])
+
+
+@dataclass(frozen=True)
 class LeaveOneOut:
     """The last item of each user is the test, the one before validation, the rest training.
 
     Users with fewer than three events are training only.
     """
 
+    all: Interactions
     train: Interactions
     users: NDArray[np.int64]
     """(evaluated,) users that have a validation and a test item."""
@@ -77,16 +99,21 @@ class LeaveOneOut:
     counts: SplitCounts
     """Of the test items."""
 
-    def validation_histories(self) -> list[History]:
-        """Return what is known before the validation item."""
-        return [self.train.history(user) for user in self.users]
+    def validation_items(self) -> NextItems:
+        """Return the validation item of each user, after what came before it."""
+        return NextItems([self.train.history(user) for user in self.users], self.validation)
 
-    def test_histories(self) -> list[History]:
-        """Return what is known before the test item."""
-        return [
+    def train_and_validation(self) -> Interactions:
+        """Return what is known before the test items."""
+        return self.all.without_last(np.bincount(self.users, minlength=len(self.all.user_ids)))
+
+    def test_items(self) -> NextItems:
+        """Return the test item of each user, after what came before it."""
+        histories = [
             np.append(self.train.history(user), item)
             for user, item in zip(self.users, self.validation, strict=True)
         ]
+        return NextItems(histories, self.test)
 
 
 @dataclass(frozen=True)
@@ -136,7 +163,7 @@ def leave_one_out(interactions: Interactions) -> LeaveOneOut:
         unseen_items=int((~np.isin(test, train.items)).sum()),
         repeats=int(np.isin(_pairs(users, test), known).sum()),
     )
-    return LeaveOneOut(train, users, validation, test, counts)
+    return LeaveOneOut(interactions, train, users, validation, test, counts)
 
 
 def time_at_share(interactions: Interactions, share: float) -> int:

@@ -21,9 +21,9 @@ from heliograph.cohorts import (
     by_popularity,
 )
 from heliograph.evaluation import measure, per_user
-from heliograph.events import History
 from heliograph.list_properties import list_values, mean_of_defined
 from heliograph.significance import PairedDifference, compare_with
+from heliograph.splits import NextItems
 
 PIPELINE = "pipeline"
 DECISIVE_K = 10
@@ -32,15 +32,6 @@ DECISIVE = f"ndcg@{DECISIVE_K}"
 
 Row = dict[str, float]
 """Metric such as `ndcg@10` -> mean over users."""
-
-
-@dataclass(frozen=True)
-class Questions:
-    """What is known of each user, and what is to be found."""
-
-    histories: list[History]
-    targets: NDArray[np.int32]
-    """(users,) the held-out item of each."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,7 @@ class World:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All tables of one set of questions."""
+    """All tables of one set of asked."""
 
     models: dict[str, Row]
     lead: dict[str, PairedDifference]
@@ -71,28 +62,28 @@ class Verdict:
 
 def judge(
     rankings: Mapping[str, NDArray[np.int32]],
-    questions: Questions,
+    asked: NextItems,
     world: World,
     ks: Sequence[int],
     seed: int,
 ) -> Verdict:
-    """Compare models on the same questions.
+    """Compare models on the same asked.
 
     Args:
         rankings: Model -> (users, depth) item numbers, best first; one is the pipeline.
-        questions: What the rankings answer.
+        asked: What the rankings answer.
         world: The items.
         ks: Cut-offs.
         seed: Of the bootstrap.
     """
-    models = {name: _row(found, questions, world, ks) for name, found in rankings.items()}
-    if len(questions.targets) < 2:  # nothing to test, nobody to group
+    models = {name: _row(found, asked, world, ks) for name, found in rankings.items()}
+    if len(asked.targets) < 2:  # nothing to test, nobody to group
         return Verdict(models, {}, {})
     values = {
-        name: per_user(found, questions.targets, [DECISIVE_K])[DECISIVE]
+        name: per_user(found, asked.targets, [DECISIVE_K])[DECISIVE]
         for name, found in rankings.items()
     }
-    kinds = _kinds(questions, world)
+    kinds = _kinds(asked, world)
     return Verdict(
         models=models,
         lead=compare_with(PIPELINE, values, seed),
@@ -103,19 +94,19 @@ def judge(
     )
 
 
-def _row(ranking: NDArray[np.int32], questions: Questions, world: World, ks: Sequence[int]) -> Row:
-    lists = list_values(ranking, ks, questions.histories, world.interactions, world.vectors)
-    return measure(ranking, questions.targets, ks, len(world.interactions)) | {
+def _row(ranking: NDArray[np.int32], asked: NextItems, world: World, ks: Sequence[int]) -> Row:
+    lists = list_values(ranking, ks, asked.histories, world.interactions, world.vectors)
+    return measure(ranking, asked.targets, ks, len(world.interactions)) | {
         name: mean_of_defined(value) for name, value in lists.items()
     }
 
 
-def _kinds(questions: Questions, world: World) -> dict[str, Cohorts]:
-    lengths = np.array([len(history) for history in questions.histories], np.int64)
+def _kinds(asked: NextItems, world: World) -> dict[str, Cohorts]:
+    lengths = np.array([len(history) for history in asked.histories], np.int64)
     kinds = {
         "history": by_history_length(lengths),
-        "popularity of the target": by_popularity(questions.targets, world.interactions),
+        "popularity of the target": by_popularity(asked.targets, world.interactions),
     }
     if any(map(len, world.categories)):
-        kinds["category of the target"] = by_category(questions.targets, world.categories)
+        kinds["category of the target"] = by_category(asked.targets, world.categories)
     return kinds

@@ -34,6 +34,9 @@ NORM_EPSILON = 1e-6
 MAX_BATCH_TOKENS = 16_384
 """Positions scored at once: bounds memory, large enough to keep two cores busy."""
 
+SCORES_BYTES = 64 << 20
+"""Scores of all items that are computed together."""
+
 
 class Dropout(nn.Module):
     """Zeroes a share of the values in training and scales up the rest.
@@ -132,10 +135,11 @@ class ItemLMNetwork(nn.Module):
         with torch.no_grad():  # spare tokens are silent until an item moves in
             self.residual[FIRST_ITEM + self.n_items :] = 0
 
-    def embeddings(self) -> Tensor:
-        """Return the (vocabulary, hidden) token embeddings."""
-        from_text: Tensor = self.projection(self.text_vectors)
-        return self.residual + from_text
+    def embeddings(self, tokens: Tensor | None = None) -> Tensor:
+        """Return the (tokens, hidden) embeddings of some tokens, or of the whole vocabulary."""
+        rows = slice(None) if tokens is None else tokens
+        from_text: Tensor = self.projection(self.text_vectors[rows])
+        return self.residual[rows] + from_text
 
     def forward(self, tokens: Tensor, embeddings: Tensor) -> Tensor:
         """Return the (batch, length, hidden) states that predict the token after each position.
@@ -161,19 +165,34 @@ class ItemLM:
         self.config = network.config
         self.embeddings = embeddings
 
+    @property
+    def item_embeddings(self) -> Tensor:
+        """The (items, hidden) embeddings of the items alone."""
+        return self.embeddings[FIRST_ITEM : FIRST_ITEM + self.network.n_items]
+
     @torch.inference_mode()
     def scores(self, histories: Sequence[History]) -> NDArray[np.float32]:
         """Score all items for each history, (histories, items) log-probabilities."""
-        scores = np.zeros((len(histories), self.network.n_items), np.float32)
+        scores = np.empty((len(histories), self.network.n_items), np.float32)
+        states = self.states(histories)
         items = slice(FIRST_ITEM, FIRST_ITEM + self.network.n_items)
+        for rows in row_chunks(len(histories), len(self.embeddings)):
+            logits = states[rows] @ self.embeddings.T
+            logits -= logits.logsumexp(dim=1, keepdim=True)
+            scores[rows] = logits[:, items].cpu().numpy()
+        return scores
+
+    @torch.inference_mode()
+    def states(self, histories: Sequence[History]) -> Tensor:
+        """Return the (histories, hidden) states whose products with embeddings are logits."""
+        states = self.embeddings.new_empty(len(histories), self.config.hidden_size)
         prompts = [prompt(history, self.config.max_history) for history in histories]
         for rows in batches_by_length([len(tokens) for tokens in prompts], MAX_BATCH_TOKENS):
             tokens = pad([prompts[row] for row in rows]).to(self.embeddings.device)
-            states = self.network(tokens, self.embeddings)
             last = torch.tensor([len(prompts[row]) - 1 for row in rows])
-            logits = states[torch.arange(len(rows)), last] @ self.embeddings.T
-            scores[rows] = F.log_softmax(logits.float(), dim=-1)[:, items].cpu().numpy()
-        return scores
+            read = self.network(tokens, self.embeddings)
+            states[torch.from_numpy(rows)] = read[torch.arange(len(rows)), last]
+        return states
 
     def save(self, folder: Path) -> None:
         """Write `hf/`, which any Llama implementation loads, and the text projection beside it."""
@@ -246,6 +265,13 @@ def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[NDArr
         if is_last or (end + 1 - start) * lengths[order[end]] > max_tokens:
             yield order[start:end]
             start = end
+
+
+def row_chunks(rows: int, n_items: int) -> Iterator[slice]:
+    """Cut rows so that the float32 scores of a chunk for so many items take `SCORES_BYTES`."""
+    size = max(1, SCORES_BYTES // (4 * max(n_items, 1)))
+    for start in range(0, rows, size):
+        yield slice(start, start + size)
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int = BOS) -> Tensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,9 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from heliograph.models.item_lm import ItemLM, ItemLMNetwork
+from heliograph.models.weight_average import WeightAverage
 from heliograph.workspace import InputError, write_json
 
 RUN_FILE = "run.json"
+
+
+class DivergedError(InputError):
+    """Training whose loss or gradient is no finite number; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +30,39 @@ class Epoch:
 
     number: int
     loss: float
-    """Mean cross-entropy of the next item, nats."""
+    """Mean cross-entropy of the next item, nats; of what is sampled, where negatives are."""
 
-    validation_ndcg: float
+    validation_ndcg: float | None
+    """NDCG@10 of the averaged weights; None in a run without validation."""
+
     seconds: float
 
 
-def quality(epoch: Epoch) -> tuple[float, float]:
-    """Order epochs; the loss decides among equals, as where there is nobody to validate on."""
+def best_epoch(epochs: Sequence[Epoch]) -> Epoch:
+    """Return the epoch of the highest NDCG, among equals that of the least loss.
+
+    Without validation it is the last one.
+    """
+    return max(epochs, key=_quality)
+
+
+def _quality(epoch: Epoch) -> tuple[float, float]:
+    if epoch.validation_ndcg is None:
+        return epoch.number, 0.0
     return epoch.validation_ndcg, -epoch.loss
+
+
+def read_record(folder: Path, task: str) -> dict[str, Any] | None:
+    """Return what the checkpoint of a task says, None if there is none or of another task."""
+    if not (folder / RUN_FILE).is_file():
+        return None
+    record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text())
+    return record if record["task"] == task else None
+
+
+def epochs_of(record: Mapping[str, Any] | None) -> list[Epoch]:
+    """Return the epochs of a checkpoint's record."""
+    return [Epoch(**entry) for entry in record["epochs"]] if record else []
 
 
 class Run:
@@ -42,26 +73,38 @@ class Run:
     """
 
     def __init__(
-        self, network: ItemLMNetwork, optimizer: torch.optim.Optimizer, folder: Path, task: str
+        self,
+        network: ItemLMNetwork,
+        optimizer: torch.optim.Optimizer,
+        average: WeightAverage,
+        folder: Path,
+        task: str,
     ) -> None:
         self.network = network
         self.optimizer = optimizer
+        self.average = average
         self.folder = folder
         self.task = task
         self.epochs: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
 
-    def finish(self, epoch: Epoch) -> None:
-        """Note an epoch and write the checkpoint."""
-        if all(quality(epoch) > quality(earlier) for earlier in self.epochs):
-            self.best = {name: t.detach().clone() for name, t in self.network.state_dict().items()}
+    def note(self, epoch: Epoch) -> None:
+        """Note an epoch, and its averaged weights if they are the best so far."""
         self.epochs.append(epoch)
+        if best_epoch(self.epochs) == epoch:
+            averaged = self.average.network.state_dict()
+            self.best = {name: tensor.clone() for name, tensor in averaged.items()}
+
+    def write(self) -> None:
+        """Write the checkpoint of the last epoch noted."""
+        epoch = self.epochs[-1]
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = self.folder / f"epoch-{epoch.number:04d}.safetensors"
         save_file(self._tensors(), tensors)
         record = {
             "task": self.task,
             "tensors": tensors.name,
+            "steps": self.average.steps,
             "epochs": [asdict(entry) for entry in self.epochs],
         }
         write_json(self.folder / RUN_FILE, record)
@@ -75,10 +118,8 @@ class Run:
         Raises:
             InputError: Its tensors are missing or damaged.
         """
-        if not (self.folder / RUN_FILE).is_file():
-            return
-        record = json.loads((self.folder / RUN_FILE).read_text())
-        if record["task"] != self.task:
+        record = read_record(self.folder, self.task)
+        if record is None:
             return
         path = self.folder / record["tensors"]
         try:
@@ -88,12 +129,16 @@ class Run:
                 f"checkpoint {path} is damaged ({error}); "
                 f"delete {self.folder} to train from the beginning"
             ) from error
-        self.epochs = [Epoch(**entry) for entry in record["epochs"]]
-        parts: dict[str, dict[str, Tensor]] = {"last": {}, "best": {}, "adam": {}}
+        self.epochs = epochs_of(record)
+        parts: dict[str, dict[str, Tensor]] = {
+            part: {} for part in ("last", "average", "best", "adam")
+        }
         for key, tensor in tensors.items():
             part, _, name = key.partition("/")
             parts[part][name] = tensor
         self.network.load_state_dict(parts["last"])
+        self.average.network.load_state_dict(parts["average"])
+        self.average.steps = record["steps"]
         self.best = parts["best"]
         state = self.optimizer.state_dict()
         state["state"] = {}
@@ -104,19 +149,25 @@ class Run:
 
     def best_model(self) -> ItemLM:
         """Return the model of the best epoch."""
-        self.network.load_state_dict(self.best)
-        self.network.eval()
+        network = self.average.network
+        network.load_state_dict(self.best)
         with torch.no_grad():
-            return ItemLM(self.network, self.network.embeddings().detach())
+            return ItemLM(network, network.embeddings())
 
     def _tensors(self) -> dict[str, Tensor]:
+        parts = {
+            "last": self.network.state_dict(),
+            "average": self.average.network.state_dict(),
+            "best": self.best,
+        }
         adam = self.optimizer.state_dict()["state"]
-        return (
-            {f"last/{name}": tensor.clone() for name, tensor in self.network.state_dict().items()}
-            | {f"best/{name}": tensor.clone() for name, tensor in self.best.items()}
-            | {
-                f"adam/{index}/{name}": tensor.clone()
-                for index, entries in adam.items()
-                for name, tensor in entries.items()
-            }
-        )
+        tensors = {
+            f"{part}/{name}": tensor
+            for part, weights in parts.items()
+            for name, tensor in weights.items()
+        }
+        return tensors | {
+            f"adam/{index}/{name}": tensor
+            for index, entries in adam.items()
+            for name, tensor in entries.items()
+        }
