@@ -51,6 +51,9 @@ class TableConfig(Config):
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     """Of `csv` files."""
 
+    quote: str | None = Field(default='"', min_length=1, max_length=1)
+    """What `csv` values that hold the delimiter stand between; null: a quote is a character."""
+
 
 class ItemsConfig(TableConfig):
     """The catalogue. Columns that no setting names are kept as attributes for filters."""

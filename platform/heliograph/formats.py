@@ -50,9 +50,12 @@ def _open_text(path: str) -> io.TextIOWrapper:
 
 
 def _read_csv(path: str, table: TableConfig) -> Iterator[pa.Table]:
-    return _read_delimited(
-        path, pacsv.ParseOptions(delimiter=table.delimiter, newlines_in_values=True)
+    parsing = pacsv.ParseOptions(
+        delimiter=table.delimiter,
+        quote_char=table.quote or False,
+        newlines_in_values=table.quote is not None,
     )
+    return _read_delimited(path, parsing)
 
 
 def _read_delimited(path: str, parsing: pacsv.ParseOptions) -> Iterator[pa.Table]:
