@@ -9,6 +9,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import numpy as np
 import psutil
 import pytest
 
+from heliograph.against import compare_with_graph
 from heliograph.bundle import Bundle, open_bundle
 from heliograph.candidates import Retriever
 from heliograph.models.item_lm import ItemLM
 from heliograph.ranking import rank
+from heliograph.splits import NextItems
 from heliograph.workspace import InputError
 from heliograph_serve.graph import require_free_port, running_graph, wait_until_ready
 from small_shop import ITEMS, STEPS, build_shop, item_id, write_shop
@@ -90,6 +93,27 @@ def test_the_served_ranking_is_the_offline_ranking(url: str, bundle: Bundle) -> 
         assert [item["score"] for item in answer["items"]] == pytest.approx(
             np.exp(ranked.scores[0]), rel=1e-3
         )
+
+
+def test_a_graph_agrees_with_its_bundle_offline(url: str, bundle: Bundle) -> None:
+    histories = bundle.histories().interactions.histories()
+    asked = NextItems(
+        [history[:-1] for history in histories],
+        np.array([history[-1] for history in histories], np.int32),
+    ).sample(60, seed=3)
+    told: list[int] = []
+    found = compare_with_graph(url, bundle, asked, told.append)
+    assert found.agrees
+    assert found.tiers == {"generative": 60}
+    assert not len(found.differing)
+    assert found.served["ndcg@10"] == pytest.approx(found.offline["ndcg@10"]) and sum(told) == 120
+
+
+def test_a_graph_of_another_bundle_is_not_compared(url: str, bundle: Bundle) -> None:
+    other = replace(bundle, id="shop-000000000000")
+    nobody = NextItems([], np.zeros(0, np.int32))
+    with pytest.raises(InputError, match=f"serves the bundle {bundle.id}"):
+        compare_with_graph(url, other, nobody, lambda users: None)
 
 
 def test_a_history_is_answered_like_the_user_who_has_it(url: str) -> None:

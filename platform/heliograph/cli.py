@@ -54,7 +54,7 @@ _stage_command("ingest", "Read and clean items and events.")
 _stage_command("embed", "Turn item texts into vectors.")
 _stage_command("train", "Fit every model, the item LM last.")
 _stage_command("index", "Build the FAISS indexes.")
-_stage_command("evaluate", "Compare all models and the pipeline on held-out items.")
+_stage_command("refit", "Fit the models once more, on train and validation, as they are served.")
 _stage_command("bundle", "Write the folder that serving loads.")
 
 
@@ -65,6 +65,28 @@ def build_command(config: ConfigPath, overrides: Overrides = None) -> None:
     Example: heliograph build examples/movielens/movielens.yaml --set train.epochs=20
     """
     run_stages(config, overrides or [], until="bundle")
+
+
+@app.command()
+def evaluate(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="URL", help="Of a running graph that must agree.")
+    ] = None,
+    users: Annotated[int, typer.Option(help="Users to ask the graph about, a sample.")] = 1000,
+) -> None:
+    """Compare all models and the pipeline on held-out items.
+
+    Stages before it run first where their inputs or settings have changed. With a URL the graph
+    there is asked too, through its API, and must come to the same figures as its bundle offline.
+
+    Example: heliograph evaluate examples/movielens/movielens.yaml --against http://127.0.0.1:8000
+    """
+    if against is None:
+        run_stages(config, overrides or [], until="evaluate")
+    elif not agrees_with_graph(config, overrides or [], against, users):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -112,7 +134,8 @@ def version() -> None:
 def run_stages(path: Path, overrides: list[str], until: str) -> Path | None:
     """Run stages with progress bars; returns the bundle's folder if it was made."""
     from heliograph import display
-    from heliograph.build import STAGES, Build
+    from heliograph.build import REFIT, STAGES, Build
+    from heliograph.bundle import METRICS_FILE
     from heliograph.config import load_config
 
     config = load_config(path, overrides)
@@ -123,14 +146,32 @@ def run_stages(path: Path, overrides: list[str], until: str) -> Path | None:
             folder = result if isinstance(result, Path) else None
             if stage == until:
                 break
-    if until == "evaluate":
-        from heliograph.bundle import METRICS_FILE
-
-        folder_of = build.results["evaluation"].folder
+    evaluations = {"evaluate": "evaluation", "refit": f"{REFIT}evaluation"}
+    if evaluations.get(until) in build.results:
+        folder_of = build.results[evaluations[until]].folder
         console.print(*display.comparison(folder_of / METRICS_FILE))
     if folder is not None:
         console.print(f"bundle [bold]{escape(str(folder))}[/bold]")
     return folder
+
+
+def agrees_with_graph(path: Path, overrides: list[str], url: str, users: int) -> bool:
+    """Compare a running graph with its bundle offline, print both, and tell whether they agree."""
+    from heliograph import display
+    from heliograph.against import compare_with_graph
+    from heliograph.build import STAGES, Build
+    from heliograph.bundle import open_bundle
+    from heliograph.config import load_config
+
+    config = load_config(path, overrides)
+    with display.StageProgress(console) as report, Build(config, report) as build:
+        STAGES["ingest"](build)
+        asked = build.split.test_items().sample(users, config.seed)
+        report.start("against the graph", 2 * len(asked.targets))
+        bundle = open_bundle(config.workspace / "bundles")
+        found = compare_with_graph(url, bundle, asked, report.advance)
+    console.print(display.agreement(found))
+    return found.agrees
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,8 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from heliograph.doctor import Finding
-from heliograph.verdict import DECISIVE_K
 from heliograph.workspace import StageResult
+
+if TYPE_CHECKING:
+    from heliograph.against import Agreement
 
 COLUMNS = ("recall", "precision", "f1", "ndcg", "mrr")
 REFIT_TITLE = "Refitted on train and validation, as served"
@@ -72,6 +74,8 @@ class StageProgress:
 
 def comparison(metrics: Path) -> list[Table]:
     """Lay out an evaluation: all models at every cut-off, and why the pipeline is what it is."""
+    from heliograph.verdict import DECISIVE_K  # with scipy, which no other command needs
+
     content = json.loads(metrics.read_text())
     tables = [_blend(content["cohorts"])] if content["cohorts"] else []
     for name, title in (("test", "Fitted on train only"), ("refit", REFIT_TITLE)):
@@ -85,6 +89,19 @@ def comparison(metrics: Path) -> list[Table]:
             for k in ks
         ]
     return tables
+
+
+def agreement(found: Agreement) -> Table:
+    """Lay out what a graph and the offline pipeline came to."""
+    tiers = ", ".join(f"{count:,} {tier}" for tier, count in sorted(found.tiers.items()))
+    verdict = "[green]they agree[/green]" if found.agrees else "[red]THEY DO NOT AGREE[/red]"
+    table = Table(title=f"{found.users:,} users, {tiers}: {verdict}")
+    for heading in ("", "offline", "served"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, value in found.offline.items():
+        table.add_row(name, f"{value:.4f}", f"{found.served[name]:.4f}")
+    table.add_row("lists that differ", "", f"{len(found.differing):,}")
+    return table
 
 
 def recommendations(answer: dict[str, Any], title: str) -> Table:
