@@ -6,11 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from heliograph.build import read_epochs
 from heliograph.bundle import METRICS_FILE, open_bundle
+from heliograph.models.item_lm_run import best_epoch
+from heliograph.models.popularity import Popularity
 from small_shop import STEPS, USERS, build_shop, write_shop
 
 pytestmark = pytest.mark.cluster
@@ -43,6 +46,26 @@ def test_the_learning_curve_is_kept(shop: Path) -> None:
     epochs = read_epochs(shop.parent / "workspace" / "models" / "item_lm")
     assert [epoch.number for epoch in epochs] == list(range(1, len(epochs) + 1))
     assert epochs[-1].loss < epochs[0].loss
+
+
+def test_what_is_served_is_fitted_on_validation_too_for_as_many_epochs(shop: Path) -> None:
+    workspace = shop.parent / "workspace"
+    chosen = best_epoch(read_epochs(workspace / "models" / "item_lm")).number
+    again = read_epochs(workspace / "refit" / "models" / "item_lm")
+    assert len(again) == chosen
+    assert all(epoch.validation_ndcg is None for epoch in again)
+    popularity = {
+        folder: np.expm1(Popularity.load(workspace / folder).item_scores).sum()
+        for folder in ("models/popularity", "refit/models/popularity")
+    }
+    assert popularity["refit/models/popularity"] == pytest.approx(
+        popularity["models/popularity"] + USERS, rel=1e-4
+    )
+    bundle = open_bundle(workspace / "bundles")
+    served = bundle.path("models/popularity/model.safetensors").read_bytes()
+    assert served == (workspace / "refit/models/popularity/model.safetensors").read_bytes()
+    assert bundle.metrics()["refit"]["models"]["pipeline"]["recall@5"] > 0.95
+    assert bundle.metrics()["test"]["models"]["pipeline"]["recall@5"] > 0.95
 
 
 def test_the_bundle_knows_every_event_of_every_user(shop: Path) -> None:

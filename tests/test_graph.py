@@ -128,6 +128,7 @@ def test_consumed_items_are_never_recommended(url: str) -> None:
 
 def test_more_items_than_the_catalogue_gives_every_eligible_one_once(url: str) -> None:
     answer = ask(url, user_id="user-7", n=9_999)
+    assert answer["tier"] == "generative"
     assert len(ids(answer)) == len(set(ids(answer))) == ITEMS - STEPS
 
 

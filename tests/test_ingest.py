@@ -89,6 +89,14 @@ def test_items_are_the_same_from_every_format(format_: str, source: Path, output
     assert read_items(output).matching({"year": "1999"}).tolist() == [True, False]
 
 
+def test_where_quotes_mean_nothing_they_are_characters(source: Path, output: Path) -> None:
+    (source / "items").write_text('item_id\ttitle\n1\t5" pan\n2\t"Best" knife\n3\tspoon\n')
+    settings = {"path": str(source / "items"), "format": "csv", "delimiter": "\t", "quote": None}
+    counts = ingest_items(ItemsConfig.model_validate(settings), output)
+    assert read_items(output).titles == ['5" pan', '"Best" knife', "spoon"]
+    assert counts == {"items": 3, "rejected": 0}
+
+
 EVENT_ROWS = [("v", "b", 9), ("u", "a", 2), ("u", "c", 1), ("u", "a", 3)]
 
 

@@ -292,7 +292,7 @@ class Recommend:
             evidence=evidence_of(candidates, size)[0],
             excluded=lookup.excluded,
             only_candidates=bool(lookup.conditions),
-            k=min(n, MAX_K),
+            k=min(n, MAX_K, len(self.catalogue)),
         )
         try:
             return await self.rank.ask(scoring, clock.left_s())

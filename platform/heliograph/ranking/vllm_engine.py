@@ -54,7 +54,7 @@ class Query:
     """Whether all other tokens are closed."""
 
     k: int
-    """Tokens to return, at most `MAX_K`."""
+    """Tokens to return, at most `MAX_K` and no more than there are items."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ def _engine_arguments(
         "distributed_executor_backend": "uni",
         "logits_processors": [f"{EvidenceSampler.__module__}:{EvidenceSampler.__qualname__}"],
         "logprobs_mode": "processed_logprobs",
-        "max_logprobs": MAX_K,
+        "max_logprobs": min(MAX_K, n_items),  # more than there are would kill the engine
         "additional_config": {N_ITEMS: n_items},
     }
 
