@@ -18,8 +18,16 @@ from typing import Protocol, Self
 
 from pydantic import BaseModel
 
-from heliograph.bundle import METRICS_FILE, RANKING_FILE, read_sources, write_bundle
+from heliograph.bundle import (
+    DATA_FILE,
+    EPOCHS_FILE,
+    METRICS_FILE,
+    RANKING_FILE,
+    read_sources,
+    write_bundle,
+)
 from heliograph.catalog import ITEMS_FILE, Catalogue, ingest_items, read_items
+from heliograph.cleaning import account
 from heliograph.cluster import ray_cluster
 from heliograph.comparison import compare
 from heliograph.config import HeliographConfig, TableConfig
@@ -43,8 +51,6 @@ from heliograph.workspace import (
     source_files,
     write_json,
 )
-
-EPOCHS_FILE = "epochs.json"
 
 
 class Report(Protocol):
@@ -143,6 +149,7 @@ class Build:
         """Put together what serving needs; returns the bundle's folder."""
         self.report.start("bundle", None)
         folder = self._run("histories", {}, self._digests("events"), self._write_histories).folder
+        data = self._run("data", {}, self._digests("items", "events"), self._write_data).folder
         evaluation = self._folder("evaluation")
         parts = {
             ITEMS_FILE: self._folder("items") / ITEMS_FILE,
@@ -150,6 +157,7 @@ class Build:
             "index": self._folder("index"),
             RANKING_FILE: evaluation / RANKING_FILE,
             METRICS_FILE: evaluation / METRICS_FILE,
+            DATA_FILE: data / DATA_FILE,
         }
         parts |= {name: self._folder(name) for name in self.results if name.startswith("models/")}
         return write_bundle(parts, self.config, self.config.workspace / "bundles")
@@ -269,6 +277,11 @@ class Build:
         interactions = read_events(self._folder("events"), self.catalogue)
         write_histories(interactions, folder / HISTORIES_FILE)
         return {"users": len(interactions.user_ids)}
+
+    def _write_data(self, folder: Path) -> Mapping[str, float]:
+        cleaning = account(self._folder("items"), self._folder("events"), self.split.counts)
+        write_json(folder / DATA_FILE, asdict(cleaning))
+        return {"items": cleaning.items.kept, "events": cleaning.events.kept}
 
 
 STAGES: dict[str, Callable[[Build], object]] = {
