@@ -76,6 +76,7 @@ def write_parts(folder: Path) -> dict[str, Path]:
     write_json(folder / RANKING_FILE, BLEND.dump())
     write_json(folder / METRICS_FILE, {"test": {}})
     write_json(folder / DATA_FILE, asdict(CLEANING))
+    write_json(folder / EPOCHS_FILE, EPOCHS)
     for name in ("popularity", "transitions", "als", "text", "item_lm"):
         (folder / "models" / name).mkdir(parents=True)
     models = folder / "models"
@@ -87,11 +88,10 @@ def write_parts(folder: Path) -> dict[str, Path]:
     network = ItemLMNetwork(ItemLMConfig(), VECTORS, dropout=0.0).eval()
     with torch.no_grad():
         ItemLM(network, network.embeddings()).save(models / "item_lm")
-    write_json(models / "item_lm" / EPOCHS_FILE, EPOCHS)
     (folder / "index").mkdir()
     for name in ("als", "text"):
         VectorIndex.build(VECTORS).save(folder / "index" / f"{name}.faiss")
-    files = [ITEMS_FILE, HISTORIES_FILE, RANKING_FILE, METRICS_FILE, DATA_FILE]
+    files = [ITEMS_FILE, HISTORIES_FILE, RANKING_FILE, METRICS_FILE, DATA_FILE, EPOCHS_FILE]
     names = [*files, "models", "index"]
     return {name: folder / name for name in names}
 

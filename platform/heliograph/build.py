@@ -158,6 +158,7 @@ class Build:
             RANKING_FILE: evaluation / RANKING_FILE,
             METRICS_FILE: evaluation / METRICS_FILE,
             DATA_FILE: data / DATA_FILE,
+            EPOCHS_FILE: self._folder("models/item_lm") / EPOCHS_FILE,
         }
         parts |= {name: self._folder(name) for name in self.results if name.startswith("models/")}
         return write_bundle(parts, self.config, self.config.workspace / "bundles")

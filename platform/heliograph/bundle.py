@@ -116,9 +116,8 @@ class Bundle:
         return Cleaning.parse(json.loads(self.path(DATA_FILE).read_text()))
 
     def epochs(self) -> list[dict[str, Any]]:
-        """Return the learning curve of the item LM: number, loss, validation NDCG, seconds."""
-        path = self.path(f"models/item_lm/{EPOCHS_FILE}")
-        epochs: list[dict[str, Any]] = json.loads(path.read_text())
+        """Return the learning curve by which the item LM's epochs were chosen, in order."""
+        epochs: list[dict[str, Any]] = json.loads(self.path(EPOCHS_FILE).read_text())
         return epochs
 
 
