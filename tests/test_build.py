@@ -14,7 +14,7 @@ from heliograph.build import read_epochs
 from heliograph.bundle import METRICS_FILE, open_bundle
 from heliograph.models.item_lm_run import best_epoch
 from heliograph.models.popularity import Popularity
-from small_shop import STEPS, USERS, build_shop, write_shop
+from small_shop import ITEMS, STEPS, USERS, build_shop, write_shop
 
 pytestmark = pytest.mark.cluster
 EXAMPLE = Path(__file__).parent.parent / "examples" / "your_own_data"
@@ -72,6 +72,16 @@ def test_the_bundle_knows_every_event_of_every_user(shop: Path) -> None:
     histories = open_bundle(shop.parent / "workspace" / "bundles").histories()
     known = histories.find("user-0")
     assert known is not None and len(known) == STEPS
+
+
+def test_the_bundle_tells_what_became_of_the_data(shop: Path) -> None:
+    cleaning = open_bundle(shop.parent / "workspace" / "bundles").cleaning()
+    assert (cleaning.items.kept, cleaning.events.kept, cleaning.users) == (
+        ITEMS,
+        USERS * STEPS,
+        USERS,
+    )
+    assert cleaning.split == [f"{USERS} of {USERS} users are evaluated"]
 
 
 def test_a_second_build_reuses_everything(shop: Path) -> None:

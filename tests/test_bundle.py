@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 
 from heliograph.blend import Blend, Cohort
 from heliograph.bundle import (
+    DATA_FILE,
+    EPOCHS_FILE,
     LATEST,
     MANIFEST,
     METRICS_FILE,
@@ -22,6 +25,7 @@ from heliograph.bundle import (
     write_bundle,
 )
 from heliograph.catalog import ITEMS_FILE
+from heliograph.cleaning import Cleaning, Kept
 from heliograph.config import HeliographConfig, ItemLMConfig, TransitionsConfig, parse_config
 from heliograph.history import HISTORIES_FILE, write_histories
 from heliograph.index import VectorIndex
@@ -41,6 +45,8 @@ BLEND = Blend(
     ]
 )
 VECTORS = np.eye(N_ITEMS, dtype=np.float32)
+CLEANING = Cleaning(Kept(N_ITEMS, {}), Kept(32, {"value is odd": 1}), 8, ["8 users"])
+EPOCHS = [{"number": 1, "loss": 1.5, "validation_ndcg": None, "seconds": 0.1}]
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +75,8 @@ def write_parts(folder: Path) -> dict[str, Path]:
     write_histories(interactions, folder / HISTORIES_FILE)
     write_json(folder / RANKING_FILE, BLEND.dump())
     write_json(folder / METRICS_FILE, {"test": {}})
+    write_json(folder / DATA_FILE, asdict(CLEANING))
+    write_json(folder / EPOCHS_FILE, EPOCHS)
     for name in ("popularity", "transitions", "als", "text", "item_lm"):
         (folder / "models" / name).mkdir(parents=True)
     models = folder / "models"
@@ -83,7 +91,8 @@ def write_parts(folder: Path) -> dict[str, Path]:
     (folder / "index").mkdir()
     for name in ("als", "text"):
         VectorIndex.build(VECTORS).save(folder / "index" / f"{name}.faiss")
-    names = [ITEMS_FILE, HISTORIES_FILE, RANKING_FILE, METRICS_FILE, "models", "index"]
+    files = [ITEMS_FILE, HISTORIES_FILE, RANKING_FILE, METRICS_FILE, DATA_FILE, EPOCHS_FILE]
+    names = [*files, "models", "index"]
     return {name: folder / name for name in names}
 
 
@@ -93,6 +102,7 @@ def test_a_bundle_gives_back_what_was_put_in(bundles: Path) -> None:
     assert bundle.id.startswith("shop-")
     assert bundle.catalogue().ids == [f"item-{row}" for row in range(N_ITEMS)]
     assert bundle.blend().cohorts == BLEND.cohorts
+    assert (bundle.cleaning(), bundle.epochs()) == (CLEANING, EPOCHS)
     assert (bundle.item_lm() / "model.safetensors").is_file()
     assert np.array_equal(bundle.sources().text.item_vectors, VECTORS)
     assert bundle.popularity().ranking()[0] == N_ITEMS - 1

@@ -11,7 +11,7 @@ import pytest
 from heliograph import cli
 from heliograph.build import STAGES
 
-COMMANDS = [*STAGES, "build", "serve", "recommend", "doctor", "version"]
+COMMANDS = [*STAGES, "build", "serve", "report", "recommend", "doctor", "version"]
 
 
 def run(

@@ -19,8 +19,16 @@ from typing import Protocol, Self
 from pydantic import BaseModel
 
 from heliograph.blend import Blend
-from heliograph.bundle import METRICS_FILE, RANKING_FILE, read_sources, write_bundle
+from heliograph.bundle import (
+    DATA_FILE,
+    EPOCHS_FILE,
+    METRICS_FILE,
+    RANKING_FILE,
+    read_sources,
+    write_bundle,
+)
 from heliograph.catalog import ITEMS_FILE, Catalogue, ingest_items, read_items
+from heliograph.cleaning import account
 from heliograph.cluster import ray_cluster
 from heliograph.comparison import compare, judge_refit
 from heliograph.config import SOURCE_NAMES, HeliographConfig, TableConfig, TrainConfig
@@ -46,7 +54,6 @@ from heliograph.workspace import (
     write_json,
 )
 
-EPOCHS_FILE = "epochs.json"
 REFIT = "refit/"
 """Where stages are whose models are fitted on train and validation."""
 
@@ -153,6 +160,7 @@ class Build:
         """Put together what serving needs; returns the bundle's folder."""
         self.report.start("bundle", None)
         folder = self._run("histories", {}, self._digests("events"), self._write_histories).folder
+        data = self._run("data", {}, self._digests("items", "events"), self._write_data).folder
         served = REFIT if self.config.refit else ""
         parts = {
             ITEMS_FILE: self._folder("items") / ITEMS_FILE,
@@ -160,6 +168,8 @@ class Build:
             "index": self._folder(f"{served}index"),
             RANKING_FILE: self._folder("evaluation") / RANKING_FILE,
             METRICS_FILE: self._folder(f"{served}evaluation") / METRICS_FILE,
+            DATA_FILE: data / DATA_FILE,
+            EPOCHS_FILE: self._folder("models/item_lm") / EPOCHS_FILE,
         }
         for name in self._models(served):
             parts[name.removeprefix(REFIT)] = self._folder(name)
@@ -337,6 +347,11 @@ class Build:
         interactions = read_events(self._folder("events"), self.catalogue)
         write_histories(interactions, folder / HISTORIES_FILE)
         return {"users": len(interactions.user_ids)}
+
+    def _write_data(self, folder: Path) -> Mapping[str, float]:
+        cleaning = account(self._folder("items"), self._folder("events"), self.split.counts)
+        write_json(folder / DATA_FILE, asdict(cleaning))
+        return {"items": cleaning.items.kept, "events": cleaning.events.kept}
 
 
 STAGES: dict[str, Callable[[Build], object]] = {

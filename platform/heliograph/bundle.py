@@ -20,6 +20,7 @@ import yaml
 from heliograph import __version__
 from heliograph.blend import Blend
 from heliograph.catalog import ITEMS_FILE, Catalogue, read_items
+from heliograph.cleaning import Cleaning
 from heliograph.config import SOURCE_NAMES, HeliographConfig, parse_config
 from heliograph.history import HISTORIES_FILE, Histories, read_histories
 from heliograph.index import VectorIndex
@@ -36,6 +37,8 @@ MANIFEST = "manifest.json"
 CONFIG_FILE = "config.yaml"
 RANKING_FILE = "ranking.json"
 METRICS_FILE = "metrics.json"
+EPOCHS_FILE = "epochs.json"
+DATA_FILE = "data.json"
 LATEST = "latest"
 INDEXED_SOURCES = ("als", "text")
 
@@ -46,6 +49,9 @@ class Bundle:
 
     folder: Path
     id: str
+    version: str
+    """Of the heliograph that wrote it."""
+
     files: dict[str, dict[str, Any]]
     config: HeliographConfig
 
@@ -104,6 +110,15 @@ class Bundle:
         """Return the evaluation that the bundle was built with."""
         metrics: dict[str, Any] = json.loads(self.path(METRICS_FILE).read_text())
         return metrics
+
+    def cleaning(self) -> Cleaning:
+        """Return what became of the rows that the bundle was built from."""
+        return Cleaning.parse(json.loads(self.path(DATA_FILE).read_text()))
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """Return the learning curve by which the item LM's epochs were chosen, in order."""
+        epochs: list[dict[str, Any]] = json.loads(self.path(EPOCHS_FILE).read_text())
+        return epochs
 
 
 def read_sources(folder: Path, check: Callable[[str], object] = lambda name: None) -> Sources:
@@ -197,14 +212,15 @@ def open_bundle(path: Path) -> Bundle:
                 f"bundle {folder}: {name} is missing or truncated (expected {entry['bytes']} "
                 "bytes); copy the bundle again or build it again"
             )
-    raw = yaml.safe_load((folder / CONFIG_FILE).read_text())
-    return Bundle(folder.resolve(), manifest["id"], files, parse_config(raw, CONFIG_FILE))
+    config = parse_config(yaml.safe_load((folder / CONFIG_FILE).read_text()), CONFIG_FILE)
+    return Bundle(folder.resolve(), manifest["id"], manifest["heliograph"], files, config)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        if isinstance(manifest["files"], dict) and isinstance(manifest["id"], str):
+        texts = (manifest["id"], manifest["heliograph"])
+        if isinstance(manifest["files"], dict) and all(isinstance(text, str) for text in texts):
             return dict(manifest)
     except (ValueError, KeyError, TypeError):
         pass  # said below: whatever is wrong with it, the cure is the same

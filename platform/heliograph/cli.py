@@ -67,6 +67,24 @@ def build_command(config: ConfigPath, overrides: Overrides = None) -> None:
     run_stages(config, overrides or [], until="bundle")
 
 
+@app.command("report")
+def report_command(
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="A bundle, or a folder of bundles: the newest.")
+    ],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+) -> None:
+    """Write one HTML page: how good a bundle is, for whom, why, and what it recommends.
+
+    Example: heliograph report examples/movielens/workspace/bundles --out report.html
+    """
+    from heliograph.bundle import open_bundle
+    from heliograph.report import write_report
+
+    write_report(open_bundle(bundle), out)
+    console.print(f"report [bold]{escape(str(out))}[/bold]")
+
+
 @app.command()
 def evaluate(
     config: ConfigPath,
