@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from heliograph.against import Agreement
 
 COLUMNS = ("recall", "precision", "f1", "ndcg", "mrr")
+TRAIN_ONLY_TITLE = "Fitted on train only"
 REFIT_TITLE = "Refitted on train and validation, as served"
 
 
@@ -78,7 +79,7 @@ def comparison(metrics: Path) -> list[Table]:
 
     content = json.loads(metrics.read_text())
     tables = [_blend(content["cohorts"])] if content["cohorts"] else []
-    for name, title in (("test", "Fitted on train only"), ("refit", REFIT_TITLE)):
+    for name, title in (("test", TRAIN_ONLY_TITLE), ("refit", REFIT_TITLE)):
         verdict = content.get(name)
         if verdict is None:
             continue
@@ -89,6 +90,16 @@ def comparison(metrics: Path) -> list[Table]:
             for k in ks
         ]
     return tables
+
+
+def headline(metrics: Path) -> Table:
+    """Lay out the models as they are served, at the cut-off that decides."""
+    from heliograph.verdict import DECISIVE_K
+
+    content = json.loads(metrics.read_text())
+    verdict = content.get("refit") or content["test"]
+    title = REFIT_TITLE if "refit" in content else TRAIN_ONLY_TITLE
+    return _comparison_at(verdict["models"], verdict["lead"], DECISIVE_K, title)
 
 
 def agreement(found: Agreement) -> Table:
