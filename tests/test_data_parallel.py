@@ -93,18 +93,21 @@ def test_two_workers_have_the_loss_curve_of_one(negatives: int | None, tmp_path:
 def test_a_worker_that_is_killed_costs_at_most_the_epoch_it_was_in(tmp_path: Path) -> None:
     users = 3000  # enough that an epoch outlasts the look at the checkpoint
     _, expected = fit(tmp_path / "one", ONE, n_users=users)
-    teams: list[set[int]] = []
+    told: list[int] = []
+    killed: set[int] = set()
 
     def kill_one(epoch: Epoch) -> None:
-        teams.append({process.pid for process in workers()})
+        told.append(epoch.number)
+        team = {process.pid for process in workers()}
+        assert not team & killed  # others have taken the place of a team that lost one
         if epoch.number == 2:
-            os.kill(min(teams[-1]), signal.SIGKILL)
+            os.kill(min(team), signal.SIGKILL)
+            killed.update(team)
 
     _, epochs = fit(tmp_path / "killed", TWO, kill_one, users)
     assert_same_course(epochs, expected)
-    assert len(teams) == 4  # nobody was told about an epoch twice
-    assert len(teams[1]) == len(teams[2]) == 2
-    assert not teams[1] & teams[2]
+    assert told == [1, 2, 3, 4]
+    assert killed
 
 
 def test_a_run_of_two_workers_is_continued_by_one(tmp_path: Path) -> None:
