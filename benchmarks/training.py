@@ -1,7 +1,7 @@
-"""Measures how long training takes to reach a fixed validation NDCG@10, next to two other libraries.
+"""Measures how long training takes until a validation NDCG@10, next to two other libraries.
 
-Run it with `python benchmarks/training.py ml-100k` or `... beauty FOLDER`; what is compared, and why
-that is fair, stands in benchmarks/training/README.md.
+Run it with `python benchmarks/training.py ml-100k` or `... beauty FOLDER`; what is compared,
+and why that is fair, stands in benchmarks/training/README.md.
 """
 
 import sys

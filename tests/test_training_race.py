@@ -184,7 +184,7 @@ def test_our_model_is_validated_after_every_epoch_until_the_target(
         n_items=16,
     ).save(tmp_path)
     settings = {
-        "item_lm": ItemLMConfig(hidden_size=32, layers=1, heads=2, max_history=5).model_dump(),
+        "item_lm": ItemLMConfig(hidden_size=32, layers=1, heads=1, max_history=5).model_dump(),
         "train": TrainConfig(
             lr=0.03, dropout=0.0, averaging=0.5, tokens_per_batch=64, device="cpu"
         ).model_dump(),

@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def main() -> None:
         if course.validate(lambda histories: scores(model, histories)):
             raise Over
 
-    try:
+    with suppress(Over):
         fit_item_lm(
             job.config,
             job.train,
@@ -59,8 +60,6 @@ def main() -> None:
             job.checkpoint,
             epoch_done,
         )
-    except Over:
-        pass
 
 
 def training_job(order: Order, task: Task) -> TrainingJob:
