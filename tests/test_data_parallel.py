@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import ray
 import torch
 
 from heliograph.config import ItemLMConfig, TrainConfig
@@ -128,9 +129,13 @@ def test_whoever_gives_up_takes_the_workers_along(tmp_path: Path) -> None:
     with pytest.raises(GivenUpError):
         fit(tmp_path, TWO.model_copy(update={"epochs": 10_000}), give_up)
     deadline = time.monotonic() + 60
-    while workers() and time.monotonic() < deadline:
+    everything = ray.cluster_resources()["CPU"]
+    while time.monotonic() < deadline:
+        if not workers() and ray.available_resources().get("CPU") == everything:
+            break
         time.sleep(0.5)
     assert not workers()
+    assert ray.available_resources()["CPU"] == everything
 
 
 def test_more_workers_than_processors_are_refused(tmp_path: Path) -> None:

@@ -14,11 +14,17 @@ from typing import Any, cast
 
 import ray
 import torch
+from ray import PlacementGroupID
 from ray.train import get_context
 from ray.train.torch import get_device
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.result import Result
 from ray.train.v2.torch.torch_trainer import TorchTrainer
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group_table,
+    remove_placement_group,
+)
 
 from heliograph.cluster import ray_cluster
 from heliograph.config import TrainConfig
@@ -30,6 +36,7 @@ from heliograph.workspace import InputError
 RESTARTS = 5
 """Deaths of workers that a run survives."""
 
+CANCEL_S = 10.0
 POLL_S = 0.5
 """Between looks at the checkpoint for epochs that are done."""
 
@@ -46,6 +53,7 @@ def train_on_workers(job: TrainingJob, epoch_done: EpochDone) -> None:
         scaling = _scaling(job.train)
         task, told = job.task(), _Told(epoch_done)
         told.skip(_epochs(job, task))
+        before = set(placement_group_table())
         fitting = _fit.remote([ray.put(job)], scaling, storage)
         try:
             while not ray.wait([fitting], timeout=POLL_S)[0]:
@@ -54,6 +62,8 @@ def train_on_workers(job: TrainingJob, epoch_done: EpochDone) -> None:
             told.tell(_epochs(job, task))
         finally:
             ray.cancel(fitting, force=True)  # where `epoch_done` raised; else it has ended
+            ray.wait([fitting], timeout=CANCEL_S)
+            _release(before, scaling)
             shutil.rmtree(storage, ignore_errors=True)
     if failure is not None:
         raise failure
@@ -82,6 +92,18 @@ class _Told:
         for epoch in epochs[self.count :]:
             self.count += 1
             self.epoch_done(epoch)
+
+
+def _release(before: set[str], scaling: ScalingConfig) -> None:
+    """Give back the CPUs that a cancelled run has reserved.
+
+    Ray Train's own cleaner asks the dashboard whether the run lives, and waits where there is none.
+    """
+    bundles = [scaling.resources_per_worker] * int(scaling.num_workers)
+    for name, group in placement_group_table().items():
+        is_ours = name not in before and list(group["bundles"].values()) == bundles
+        if is_ours and group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(name)))
 
 
 def _epochs(job: TrainingJob, task: str) -> list[Epoch]:
