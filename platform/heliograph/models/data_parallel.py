@@ -63,7 +63,7 @@ def train_on_workers(job: TrainingJob, epoch_done: EpochDone) -> None:
         finally:
             ray.cancel(fitting, force=True)  # where `epoch_done` raised; else it has ended
             ray.wait([fitting], timeout=CANCEL_S)
-            _release(before, scaling)
+            _release(before, [scaling.resources_per_worker] * job.train.workers)
             shutil.rmtree(storage, ignore_errors=True)
     if failure is not None:
         raise failure
@@ -94,12 +94,11 @@ class _Told:
             self.epoch_done(epoch)
 
 
-def _release(before: set[str], scaling: ScalingConfig) -> None:
+def _release(before: set[str], bundles: list[dict[str, float] | None]) -> None:
     """Give back the CPUs that a cancelled run has reserved.
 
     Ray Train's own cleaner asks the dashboard whether the run lives, and waits where there is none.
     """
-    bundles = [scaling.resources_per_worker] * int(scaling.num_workers)
     for name, group in placement_group_table().items():
         is_ours = name not in before and list(group["bundles"].values()) == bundles
         if is_ours and group["state"] != "REMOVED":
