@@ -8,7 +8,7 @@ them must see, so on several machines the workspace must be on a shared disk.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -94,13 +94,13 @@ class _Told:
             self.epoch_done(epoch)
 
 
-def _release(before: set[str], bundles: list[dict[str, float] | None]) -> None:
+def _release(before: set[str], bundles: Sequence[object]) -> None:
     """Give back the CPUs that a cancelled run has reserved.
 
     Ray Train's own cleaner asks the dashboard whether the run lives, and waits where there is none.
     """
     for name, group in placement_group_table().items():
-        is_ours = name not in before and list(group["bundles"].values()) == bundles
+        is_ours = name not in before and list(group["bundles"].values()) == list(bundles)
         if is_ours and group["state"] != "REMOVED":
             remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(name)))
 
