@@ -52,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("dataset", choices=PUBLISHED)
     parser.add_argument("data", type=Path, metavar="FOLDER", help="items.tsv and the sequences")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--work", type=Path, default=HERE / "work", help="folder of the builds")
+    parser.add_argument("--work", type=Path, default=HERE / "builds", help="folder of the builds")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     return parser.parse_args()

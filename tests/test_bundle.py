@@ -105,7 +105,7 @@ def test_a_bundle_gives_back_what_was_put_in(bundles: Path) -> None:
     assert (bundle.cleaning(), bundle.epochs()) == (CLEANING, EPOCHS)
     assert (bundle.item_lm() / "model.safetensors").is_file()
     assert np.array_equal(bundle.sources().text.item_vectors, VECTORS)
-    assert bundle.popularity().ranking()[0] == N_ITEMS - 1
+    assert bundle.popularity().ranking[0] == N_ITEMS - 1
     known = bundle.histories().find(bundle.histories().interactions.user_ids[0])
     assert known is not None and len(known) == 4
     assert bundle.histories().find("nobody") is None

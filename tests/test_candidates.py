@@ -116,7 +116,7 @@ def test_a_batch_gives_what_single_requests_give() -> None:
 
 def test_an_empty_history_gives_popular_items() -> None:
     candidates = retriever().retrieve([EMPTY], 6)
-    assert found(candidates) == SOURCES.popularity.ranking()[:6].tolist()
+    assert found(candidates) == SOURCES.popularity.ranking[:6].tolist()
     named = {name for bits in candidates.proposers[0] for name in proposer_names(int(bits))}
     assert "popularity" in named
 
@@ -172,7 +172,7 @@ def test_every_cohort_has_its_own_weights() -> None:
     ]
     for row, one in enumerate(alone):
         assert both.items[row].tolist() == one.items[0].tolist()
-    assert found(both, 2) == SOURCES.popularity.ranking()[:3].tolist()
+    assert found(both, 2) == SOURCES.popularity.ranking[:3].tolist()
     assert blend.asks_item_lm([short, long, EMPTY]).tolist() == [True, False, False]
 
 

@@ -77,7 +77,7 @@ def test_the_most_popular_item_has_the_most_interactions() -> None:
     model = Popularity.fit(PopularityConfig(), interactions([[2, 1], [2], [2, 1]]), n_items=4)
     assert model.scores([EMPTY, history(2)]).argmax(axis=1).tolist() == [2, 2]
     np.testing.assert_allclose(model.item_scores, np.log1p([0, 2, 3, 0]), rtol=1e-6)
-    assert model.ranking().tolist() == [2, 1, 0, 3]  # equal ones in order of number
+    assert model.ranking.tolist() == [2, 1, 0, 3]  # equal ones in order of number
 
 
 def test_an_interaction_loses_half_its_weight_in_a_half_life() -> None:

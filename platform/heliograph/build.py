@@ -150,6 +150,7 @@ class Build:
         self._index(REFIT)
         inputs = self._digests("events", "evaluation", f"{REFIT}index", *self._models(REFIT))
         settings: Mapping[str, BaseModel | int] = {
+            "candidates": self.config.candidates,
             "evaluation": self.config.evaluation,
             "seed": self.config.seed,
         }

@@ -84,7 +84,7 @@ class AskedPopularity:
     def __init__(self, model: Popularity, limits: Limits) -> None:
         self.item_scores = model.item_scores
         self.limits = limits
-        order = model.ranking()
+        order = model.ranking
         self.order = order if limits.eligible is None else order[limits.eligible[order]]
 
     def best(self, row: int) -> NDArray[np.int32]:

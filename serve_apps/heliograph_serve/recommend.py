@@ -102,7 +102,7 @@ class Recommend:
         self.catalogue = opened.catalogue()
         self.titles = self.catalogue.titles
         self.histories = opened.histories()
-        self.by_popularity = opened.popularity().ranking()
+        self.by_popularity = opened.popularity().ranking
         self.similar_items = retrieve.similar
         # what travels are arrays and small classes of ours: the plain pickle is enough
         propose, order = (

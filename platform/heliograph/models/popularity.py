@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -37,8 +38,9 @@ class Popularity:
         """Return the same scores for every history."""
         return np.tile(self.item_scores, (len(histories), 1))
 
+    @cached_property
     def ranking(self) -> NDArray[np.int32]:
-        """Return all items, most popular first, equals in order of number."""
+        """All items, most popular first, equals in order of number; sorted once."""
         return np.argsort(-self.item_scores, kind="stable").astype(np.int32)
 
     def save(self, folder: Path) -> None:
