@@ -71,7 +71,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--max-seconds", type=float, help="of training, for every system: to try things out"
     )
     parser.add_argument("--check-seconds", type=float, default=10.0, help="between validations")
-    parser.add_argument("--work", type=Path, default=BENCHMARKS / "work")
+    parser.add_argument("--work", type=Path, default=BENCHMARKS / "builds")
     parser.add_argument("--out", type=Path, default=BENCHMARKS / "results")
     arguments = parser.parse_args(words)
     if (arguments.data is None) == (arguments.dataset == "beauty"):
