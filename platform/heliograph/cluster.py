@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
 import ray.data
+from ray._private.services import find_bootstrap_address
+
+from heliograph.workspace import InputError
+
+PROBE_S = 2.0
+"""Time for a recorded cluster to accept a connection."""
 
 SERVE_ENVIRONMENT = {
     # gRPC between deployments and user code on the replica's main loop: three times the
@@ -49,11 +56,16 @@ def ray_cluster(dashboard: bool = False) -> Iterator[None]:
 
 
 def connect(dashboard: bool) -> None:
-    """Join the running cluster if there is one, else start one on this machine."""
+    """Join the running cluster if there is one, else start one on this machine.
+
+    Raises:
+        InputError: `RAY_ADDRESS` names a cluster that does not answer.
+    """
     choose_fast_serve()
     # a cluster of our own ends with us: nobody waits for its replicas to drain
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
-    ray.init(  # joins what RAY_ADDRESS or `ray start` says, else starts a cluster
+    ray.init(
+        address=running_cluster() or "local",
         include_dashboard=dashboard,
         dashboard_host="127.0.0.1",
         log_to_driver=False,
@@ -62,3 +74,34 @@ def connect(dashboard: bool) -> None:
     # progress bars and plans of Ray Data would come between those of the stages
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def running_cluster() -> str | None:
+    """Return the address of the cluster to join: what RAY_ADDRESS names, or `ray start` wrote down.
+
+    Ray itself waits for minutes for a cluster that was killed and is still written down.
+
+    Raises:
+        InputError: `RAY_ADDRESS` names a cluster that does not answer.
+    """
+    named = os.environ.get("RAY_ADDRESS")
+    if not named:
+        recorded = find_bootstrap_address(temp_dir=None)
+        return recorded if recorded and _answers(recorded) else None
+    if named not in ("auto", "local") and not _answers(named):
+        raise InputError(
+            f"RAY_ADDRESS is {named}, but no Ray cluster answers there; start it "
+            "(`ray start --head`), or unset RAY_ADDRESS to use this machine alone"
+        )
+    return named
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        raise InputError(f"RAY_ADDRESS is {address!r}, but an address is of the form host:port")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S).close()
+    except OSError:
+        return False
+    return True

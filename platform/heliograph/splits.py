@@ -67,7 +67,9 @@ class NextItems:
 
     def sample(self, users: int | None, seed: int) -> Self:
         """Pick so many users at random, in their order; everyone if there are no more, or None."""
-        return self.pick(_sampled(len(self.targets), users, seed))
+        if users is None or users >= len(self.targets):
+            return self
+        return self.pick(_draw(len(self.targets), users, seed))
 
     def pick(self, users: NDArray[np.int64]) -> Self:
         """Keep these users."""
@@ -90,7 +92,9 @@ class LaterItems:
 
     def sample(self, users: int | None, seed: int) -> Self:
         """Pick so many users at random, in their order; everyone if there are no more, or None."""
-        return self.pick(_sampled(len(self.targets), users, seed))
+        if users is None or users >= len(self.targets):
+            return self
+        return self.pick(_draw(len(self.targets), users, seed))
 
     def pick(self, users: NDArray[np.int64]) -> Self:
         """Keep these users."""
@@ -285,10 +289,8 @@ def iso_time(time_us: int) -> str:
     return f"{np.datetime64(time_us, 'us')}Z"
 
 
-def _sampled(population: int, users: int | None, seed: int) -> NDArray[np.int64]:
-    """Draw so many places at random, ascending; all if there are no more."""
-    if users is None or users >= population:
-        return np.arange(population)
+def _draw(population: int, users: int, seed: int) -> NDArray[np.int64]:
+    """Draw so many places at random, ascending."""
     return np.sort(np.random.default_rng(seed).choice(population, users, replace=False))
 
 
