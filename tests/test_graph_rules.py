@@ -151,8 +151,8 @@ def test_a_cap_that_holds_anyway_changes_nothing(url: str) -> None:
 
 def test_a_boost_brings_items_to_the_front_and_a_weight_below_zero_to_the_end(url: str) -> None:
     far = [item_id(38), item_id(39)]
-    up = [{"filter": {"item_id": far}, "weight": 20}]
-    down = [{"filter": {"categories": "late"}, "weight": -20}]
+    up = [{"filter": {"item_id": far}, "weight": 50}]
+    down = [{"filter": {"categories": "late"}, "weight": -50}]
     early = ITEMS // 2 - STEPS
     for answer in in_every_tier(url, n=5, boosts=up).values():
         assert set(ids(answer)[:2]) == set(far)
@@ -172,14 +172,14 @@ def test_a_boost_adds_its_weight_to_the_logarithm_of_the_odds(url: str) -> None:
 
 
 def test_boosts_respect_what_may_come_back(url: str) -> None:
-    boosts = [{"filter": {"item_id": [item_id(1), item_id(39), SOON]}, "weight": 20}]
+    boosts = [{"filter": {"item_id": [item_id(1), item_id(39), SOON]}, "weight": 50}]
     for answer in in_every_tier(url, n=4, boosts=boosts, filter={"categories": "early"}).values():
         assert not {item_id(39), SOON} & set(ids(answer))
     assert item_id(1) not in ids(ask(url, user_id="user-0", boosts=boosts))
 
 
 def test_what_is_new_comes_first_with_enough_freshness(url: str) -> None:
-    fresh = {"column": "added", "half_life_days": 10, "weight": 20}
+    fresh = {"column": "added", "half_life_days": 10, "weight": 50}
     for answer in in_every_tier(url, n=5, freshness=fresh).values():
         assert ids(answer)[0] == item_id(ITEMS - 1)
         assert len(set(ids(answer))) == 5

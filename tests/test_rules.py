@@ -111,7 +111,7 @@ def test_a_rule_that_does_not_fit_the_catalogue_is_named(rules: Any, place: str)
         ({"diversity": 1.5}, "diversity"),
         ({"diversity": float("nan")}, "diversity"),
         ({"boosts": [{"filter": {}, "weight": 1}]}, "boosts.0.filter"),
-        ({"boosts": [{"filter": {"genre": "war"}, "weight": 21}]}, "boosts.0.weight"),
+        ({"boosts": [{"filter": {"genre": "war"}, "weight": 51}]}, "boosts.0.weight"),
         ({"boosts": [{"filter": {"genre": "war"}, "weight": 1}] * 17}, "boosts"),
         ({"freshness": {"half_life_days": 0}}, "freshness.half_life_days"),
     ],

@@ -299,7 +299,7 @@ class Boost(Config):
     filter: dict[str, Any] = Field(min_length=1)
     """As in `Rules.filter`."""
 
-    weight: float = Field(ge=-20, le=20)
+    weight: float = Field(ge=-50, le=50)
     """Nats added to their score: their odds against the others change by e ** weight."""
 
 
@@ -312,7 +312,7 @@ class Freshness(Config):
     half_life_days: float = Field(gt=0, le=36_500)
     """Age at which half of the weight is left."""
 
-    weight: float = Field(default=1.0, ge=-20, le=20)
+    weight: float = Field(default=1.0, ge=-50, le=50)
     """Nats added to the score of an item of this moment, as of a boost."""
 
 
