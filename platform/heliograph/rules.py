@@ -60,6 +60,11 @@ class Plan:
     diversity: float = 0.0
 
     @property
+    def raises(self) -> bool:
+        """Whether something is added to scores."""
+        return bool(self.boosts or self.freshness)
+
+    @property
     def chooses(self) -> bool:
         """Whether an answer is chosen from a pool, not just the top of the ranking."""
         return bool(self.caps or self.diversity)

@@ -83,15 +83,17 @@ class RuleBook:
         self._groups = lru_cache(maxsize=16)(self._group)
         self._bonus = lru_cache(maxsize=16)(self._add_up)
 
+    def are_named(self, request: RecommendationRequest) -> bool:
+        """Tell whether a request says anything of rules; else the configured plan holds."""
+        return not RULES.isdisjoint(request.model_fields_set)
+
     def read(self, request: RecommendationRequest) -> Plan:
         """Return the rules that hold of a request.
 
         Raises:
             FieldError: One of them does not fit the catalogue.
         """
-        named = request.model_fields_set & RULES
-        if not named:
-            return self.plan
+        named = RULES & request.model_fields_set
         given = {name: getattr(request, name) for name in named}
         plan = read_rules(self.configured.model_copy(update=given), self.attributes)
         if "filter" in named and self.plan.filter is not None:
@@ -107,10 +109,8 @@ class RuleBook:
             parts.append(self.releases.waiting(now_us))
         return np.concatenate(parts)
 
-    def bonus(self, plan: Plan) -> Bonus | None:
-        """Return what boosts and freshness add to the items at this moment, if there are any."""
-        if not plan.boosts and plan.freshness is None:
-            return None
+    def bonus(self, plan: Plan) -> Bonus:
+        """Return what boosts and freshness add to the items at this moment."""
         moment = 0.0 if plan.freshness is None else moment_of(plan.freshness, _now_us())
         return self._bonus(plan.boosts, plan.freshness, moment)
 
