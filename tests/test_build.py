@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from heliograph.build import read_epochs
 from heliograph.bundle import METRICS_FILE, open_bundle
+from heliograph.model_stages import read_epochs
 from heliograph.models.item_lm_run import best_epoch
 from heliograph.models.popularity import Popularity
 from small_shop import ITEMS, STEPS, USERS, build_shop, write_shop

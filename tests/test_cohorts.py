@@ -12,6 +12,7 @@ from heliograph.cohorts import (
     Cohorts,
     by_category,
     by_cohort,
+    by_flag,
     by_history_length,
     by_popularity,
 )
@@ -114,3 +115,8 @@ def test_values_of_other_users_are_refused() -> None:
 def test_users_without_a_value_are_refused() -> None:
     with pytest.raises(ValueError, match="1 of 2 users have no value"):
         by_cohort(np.array([0, np.nan]), Cohorts(("a",), np.zeros(2, np.int64)), seed=0)
+
+
+def test_users_are_grouped_by_whether_something_holds_of_them() -> None:
+    cohorts = by_flag(np.array([True, False, True]), "known", "new")
+    assert cohorts.labels() == ["new", "known", "new"]

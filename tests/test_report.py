@@ -131,6 +131,10 @@ def metrics(refit: Verdict | None = None) -> dict[str, Any]:
         "cohorts": [asdict(cohort) for cohort in cohorts],
         "validation": asdict(verdict()),
         "test": asdict(verdict()),
+        "ratings": {
+            "biases": {"rmse": 1.25, "mae": 0.75, "ratings": 1234},
+            "inner product": {"rmse": 1.125, "mae": 0.5, "ratings": 1234},
+        },
     }
     return found if refit is None else found | {"refit": asdict(refit)}
 
@@ -223,7 +227,7 @@ def test_every_model_stands_in_the_table_of_every_cutoff(page: Page) -> None:
 
 def test_the_best_of_each_column_is_bold_and_no_other(html: str) -> None:
     bold = re.findall(r"<td><strong>(.*?)</strong>", html)
-    assert bold == ["0.5000"] * 10
+    assert bold == ["0.5000"] * 10 + ["1.1250"]  # of ratings, the smallest error
 
 
 def test_cohorts_say_why_they_have_their_weights(page: Page) -> None:
@@ -286,9 +290,15 @@ def test_refitted_models_stand_beside_those_of_train_only(tmp_path: Path) -> Non
 
 def test_a_page_is_made_although_nobody_was_evaluated(tmp_path: Path) -> None:
     nothing: dict[str, Any] = {"models": {}, "lead": {}, "cohorts": {}}
-    content = {"users": 0, "items": N_ITEMS, "cohorts": [], "validation": nothing, "test": nothing}
+    verdicts = {"validation": nothing, "test": nothing}
+    content = {"users": 0, "items": N_ITEMS, "cohorts": [], "ratings": {}} | verdicts
     page = Page(render(make_bundle(tmp_path, content, [])))
     assert "Nobody was evaluated" in page.text
+    assert "How well ratings are predicted" not in page.text
+
+
+def test_errors_of_predicted_ratings_are_shown(page: Page) -> None:
+    assert ["inner product", "1,234", "1.1250", "0.5000"] in page.rows
 
 
 def test_an_evaluation_of_another_format_is_refused_with_the_cure(

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph.events import Interactions
-from heliograph.overlap import refuse_overlap
-from heliograph.splits import HeldOut, leave_one_out, temporal_split, time_at_share
+from heliograph.overlap import given_split, refuse_overlap
+from heliograph.splits import HeldOut, last_items, leave_one_out
+from heliograph.temporal import temporal_split, time_at_share
 from heliograph.workspace import InputError
 from worlds import MINUTE_US, interactions
 
@@ -184,3 +185,31 @@ def test_the_sides_of_a_temporal_split_do_not_overlap(users: list[Events], minut
     world = timed(*users)
     early = world.timestamps < minute * MINUTE_US
     refuse_overlap(world.where(early), world.where(~early), "abcdef")
+
+
+def test_given_events_are_looked_for_after_all_that_training_knows_of_their_users() -> None:
+    known = timed([(0, 0), (1, 1)], [(2, 3)])
+    later = timed([(3, 5)], [(1, 6), (0, 7)])
+    given_events = Interactions(["u1", "new"], later.offsets, later.items, later.timestamps)
+    split = given_split(known, given_events, "abcd")
+    assert lists(split) == [([2], [3]), ([], [1, 0])]
+    assert split.unseen_user.tolist() == [False, True]
+    assert [flags.tolist() for flags in split.unseen_item] == [[True], [False, False]]
+    assert len(split.train) == len(known)
+    assert split.counts.left_out == {"no given event": 1}
+
+
+def test_the_last_item_of_everyone_who_has_two_is_apart() -> None:
+    apart = last_items(interactions([[2, 0, 1], [0], [], [1, 2]]))
+    assert apart.last.targets.tolist() == [1, 2]
+    assert [history.tolist() for history in apart.last.histories] == [[2, 0], [1]]
+    assert [history.tolist() for history in apart.before.histories()] == [[2, 0], [0], [], [1]]
+
+
+def test_users_of_several_held_out_items_are_marked_where_one_of_them_is_new() -> None:
+    world = timed([(0, 0), (1, 5)], [(1, 1), (2, 6), (0, 7)])
+    items = temporal_split(world, 5 * MINUTE_US).later_items()
+    assert items.new_item.tolist() == [False, True]
+    assert items.new_user.tolist() == [False, False]
+    assert [targets.tolist() for targets in items.pick(np.array([1])).targets] == [[2, 0]]
+    assert len(items.sample(1, seed=0).histories) == 1

@@ -65,13 +65,13 @@ def prepare(dataset: str, data: Path | None, work: Path, seed: int, ids_only: bo
     if data is not None:
         overrides += [f"items.path={data / 'items.tsv'}", f"events.path={data / 'sequences.txt'}"]
     config = load_config(DATASETS[dataset].config, overrides)
-    with StageProgress(Console(stderr=True)) as report, Build(config, report) as stages:
-        stages.ingest()
-        split, catalogue = stages.split, stages.catalogue
+    with StageProgress(Console(stderr=True)) as report, Build(config, report) as build:
+        build.ingest()
+        split, catalogue = build.split, build.catalogue
         vectors = np.zeros((len(catalogue), 1), np.float32)
         if not ids_only:
-            stages.embed()
-            embeddings = read_vectors(stages.results["embeddings"].folder)
+            build.embed()
+            embeddings = read_vectors(build.stages.folder("embeddings"))
             vectors = Text.fit(config.models.text, embeddings).item_vectors
     train = split.train
     Task(train.offsets, train.items, split.users, split.validation, len(catalogue)).save(work)

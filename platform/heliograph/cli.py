@@ -16,6 +16,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from heliograph.config import SplitName
+
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -93,15 +95,25 @@ def evaluate(
         str | None, typer.Option(metavar="URL", help="Of a running graph that must agree.")
     ] = None,
     users: Annotated[int, typer.Option(help="Users to ask the graph about, a sample.")] = 1000,
+    split: Annotated[
+        SplitName | None, typer.Option(help="Hold out otherwise, and fit every model anew.")
+    ] = None,
 ) -> None:
-    """Compare all models and the pipeline on held-out items.
+    """Compare all models and the pipeline on held-out items: each user's last one.
 
     Stages before it run first where their inputs or settings have changed. With a URL the graph
     there is asked too, through its API, and must come to the same figures as its bundle offline.
+    With a split something else is held out: the latest events of all users (temporal), users or
+    items that training does not see at all (new-users, new-items), or the events of another file
+    (given); the setting `splits` says how many.
 
-    Example: heliograph evaluate examples/movielens/movielens.yaml --against http://127.0.0.1:8000
+    Example: heliograph evaluate examples/movielens/movielens.yaml --split temporal
     """
-    if against is None:
+    if split is not None and against is not None:
+        raise typer.BadParameter("a running graph is compared on the last items, not on a split")
+    if split is not None:
+        show_split(config, overrides or [], split)
+    elif against is None:
         run_stages(config, overrides or [], until="evaluate")
     elif not agrees_with_graph(config, overrides or [], against, users):
         raise typer.Exit(1)
@@ -165,12 +177,27 @@ def run_stages(path: Path, overrides: list[str], until: str) -> Path | None:
             if stage == until:
                 break
     evaluations = {"evaluate": "evaluation", "refit": f"{REFIT}evaluation"}
-    if evaluations.get(until) in build.results:
-        folder_of = build.results[evaluations[until]].folder
+    if evaluations.get(until) in build.stages.results:
+        folder_of = build.stages.results[evaluations[until]].folder
         console.print(*display.comparison(folder_of / METRICS_FILE))
     if folder is not None:
         console.print(f"bundle [bold]{escape(str(folder))}[/bold]")
     return folder
+
+
+def show_split(path: Path, overrides: list[str], split: SplitName) -> None:
+    """Evaluate on a split and print what was found."""
+    from heliograph import display
+    from heliograph.build import STAGES, Build
+    from heliograph.bundle import METRICS_FILE
+    from heliograph.config import load_config
+
+    config = load_config(path, overrides)
+    with display.StageProgress(console) as report, Build(config, report) as build:
+        for stage in ("ingest", "embed"):
+            STAGES[stage](build)
+        folder = build.evaluate_split(split).folder
+    console.print(*display.comparison(folder / METRICS_FILE))
 
 
 def agrees_with_graph(path: Path, overrides: list[str], url: str, users: int) -> bool:

@@ -105,6 +105,11 @@ def by_category(
     return Cohorts(tuple(names), numbers)
 
 
+def by_flag(flags: NDArray[np.bool_], without: str, having: str) -> Cohorts:
+    """Group users by whether something holds of them."""
+    return Cohorts((without, having), flags.astype(np.int64))
+
+
 def by_cohort(values: NDArray[np.float64], cohorts: Cohorts, seed: int) -> list[CohortRow]:
     """Average (users,) values in each cohort that has users, in the cohorts' order.
 

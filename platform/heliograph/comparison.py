@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from heliograph.blend import Blend
 from heliograph.candidates import Retriever
@@ -29,7 +30,7 @@ from heliograph.ranking.fitting import (
     join_contests,
 )
 from heliograph.sources import Limits, Sources
-from heliograph.splits import LeaveOneOut, NextItems
+from heliograph.splits import HeldOut, HeldOutItems, LastItems, LeaveOneOut, NextItems
 from heliograph.verdict import DECISIVE_K, PIPELINE, Verdict, World, judge
 
 USERS_A_CHUNK = 512
@@ -52,6 +53,20 @@ class Comparison:
     """The evidence by which each cohort got its weights."""
 
     validation: Verdict
+    test: Verdict
+
+
+@dataclass(frozen=True)
+class SplitComparison:
+    """What an evaluation on a split other than leave-one-out found."""
+
+    split: list[str]
+    """What it holds out and what is odd about it."""
+
+    items: int
+    cohorts: list[CohortEvidence]
+    """The evidence by which each cohort got its weights."""
+
     test: Verdict
 
 
@@ -112,6 +127,45 @@ def judge_refit(
     return evaluate(retriever, item_lm, asked, world, config, progress)
 
 
+def compare_on_split(
+    sources: Sources,
+    item_lm: ItemLM,
+    train: LastItems,
+    held: HeldOut,
+    catalogue: Catalogue,
+    config: HeliographConfig,
+    progress: Progress,
+) -> SplitComparison:
+    """Fit the blend on the last training items of users; evaluate what a split holds out.
+
+    Args:
+        sources: Fitted on `train.before`.
+        item_lm: Fitted on the same.
+        train: The training part of the split, its last items apart.
+        held: The split.
+        catalogue: The items.
+        config: Cut-offs, cohorts and sizes.
+        progress: Told of every history, twice: fitting, test.
+    """
+    asked = held.later_items().sample(config.evaluation.max_users, config.seed)
+    world = world_of(train.before, catalogue, sources)
+    blend, cohorts = fit(sources, item_lm, train.last, config, progress)
+    retriever = Retriever(sources, config.candidates, blend)
+    test = evaluate(retriever, item_lm, asked, world, config, progress)
+    return SplitComparison(held.counts.sentences(), len(catalogue), cohorts, test)
+
+
+def evaluation_settings(config: HeliographConfig) -> Mapping[str, BaseModel | int]:
+    """Return the settings that an evaluation depends on besides its models."""
+    return {
+        "candidates": config.candidates,
+        "ranking": config.ranking,
+        "evaluation": config.evaluation,
+        "ratings": config.models.ratings,
+        "seed": config.seed,
+    }
+
+
 def world_of(train: Interactions, catalogue: Catalogue, sources: Sources) -> World:
     """Gather what the tables need to know of the items."""
     return World(
@@ -132,7 +186,9 @@ def fit(
     retriever = Retriever(sources, config.candidates, Blend.uniform({}))
     fixed = config.candidates.weights
     parts: list[Contest] = []
-    for chunk in _chunks(asked.sample(config.ranking.max_users, config.seed)):
+    sample = asked.sample(config.ranking.max_users, config.seed)
+    for part in _places(len(sample.targets)):
+        chunk = sample.pick(part)
         known = chunk.histories
         scores = item_lm.scores(known)
         own = top_items(scores, known, config.candidates.depth)
@@ -150,14 +206,15 @@ def fit(
 def evaluate(
     retriever: Retriever,
     item_lm: ItemLM,
-    asked: NextItems,
+    asked: HeldOutItems,
     world: World,
     config: HeliographConfig,
     progress: Progress,
 ) -> Verdict:
     """Judge every model's answers, ranked as they would be served."""
     parts = []
-    for chunk in _chunks(asked):
+    for part in _places(len(asked.targets)):
+        chunk = asked.pick(part)
         parts.append(rankings(retriever, item_lm, chunk.histories, config))
         progress(len(chunk.targets))
     names = parts[0] if parts else {}
@@ -184,6 +241,7 @@ def rankings(
     return found
 
 
-def _chunks(asked: NextItems) -> Iterator[NextItems]:
-    for start in range(0, len(asked.targets), USERS_A_CHUNK):
-        yield asked.pick(np.arange(start, min(start + USERS_A_CHUNK, len(asked.targets))))
+def _places(users: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the places of so many users, a chunk at a time."""
+    for start in range(0, users, USERS_A_CHUNK):
+        yield np.arange(start, min(start + USERS_A_CHUNK, users))

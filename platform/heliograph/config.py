@@ -19,6 +19,9 @@ SourceName = Literal["popularity", "transitions", "als", "text"]
 
 SOURCE_NAMES: tuple[SourceName, ...] = ("popularity", "transitions", "als", "text")
 
+SplitName = Literal["temporal", "new-users", "new-items", "given"]
+"""How to hold out events other than each user's last ones."""
+
 Proposer = Literal["popularity", "transitions", "als", "text", "item_lm"]
 """Who can bring an item into an answer."""
 
@@ -152,6 +155,16 @@ class AlsConfig(Config):
     iterations: int = Field(default=15, ge=1)
 
 
+class RatingsConfig(Config):
+    """Prediction of explicit ratings, events' values, by biases and an inner product."""
+
+    factors: int = Field(default=16, ge=0)
+    regularization: float = Field(default=0.1, gt=0)
+    """Penalty of a squared coefficient, for each rating that it explains."""
+
+    iterations: int = Field(default=12, ge=1)
+
+
 class TextConfig(Config):
     """Mean of the text vectors of a history, newest items first."""
 
@@ -184,12 +197,16 @@ class ItemLMConfig(Config):
 
 
 class ModelsConfig(Config):
-    """One entry a model; what is compared in the evaluation is every one of them."""
+    """One entry a model; what is compared in the evaluation is every one of them.
+
+    `ratings` predicts values and recommends nothing.
+    """
 
     popularity: PopularityConfig = PopularityConfig()
     transitions: TransitionsConfig = TransitionsConfig()
     als: AlsConfig = AlsConfig()
     text: TextConfig = TextConfig()
+    ratings: RatingsConfig = RatingsConfig()
     item_lm: ItemLMConfig = ItemLMConfig()
 
 
@@ -278,6 +295,19 @@ class EvaluationConfig(Config):
 
     max_users: int | None = Field(default=None, ge=1)
     """Evaluate a random sample of users (seeded); null: everyone."""
+
+
+class SplitsConfig(Config):
+    """What `heliograph evaluate --split` holds out besides each user's last items."""
+
+    test_share: float = Field(default=0.1, gt=0, lt=1)
+    """Of the events the latest (temporal), of the users (new-users), of the items (new-items)."""
+
+    known: int = Field(default=1, ge=0)
+    """Events that are known of a new user."""
+
+    given: str | None = None
+    """Where events to be found are (given), in the columns of `events`, which lacks them."""
 
 
 class DeploymentConfig(Config):
@@ -395,14 +425,15 @@ class HeliographConfig(Config):
     candidates: CandidatesConfig = CandidatesConfig()
     ranking: RankingConfig = RankingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    splits: SplitsConfig = SplitsConfig()
     serve: ServeConfig = ServeConfig()
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> HeliographConfig:
     """Read a YAML file and apply overrides such as `train.lr=1e-3`.
 
-    Relative paths in the file (`workspace`, `items.path`, `events.path`) are relative to the
-    folder of the file.
+    Relative paths in the file (`workspace`, `items.path`, `events.path`, `splits.given`) are
+    relative to the folder of the file.
 
     Raises:
         ConfigError: The file is missing or not YAML, a key does not exist (the nearest one that
@@ -518,9 +549,9 @@ def _anchor(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     anchored = dict(raw)
     if isinstance(raw.get("workspace"), str):
         anchored["workspace"] = str(folder / raw["workspace"])
-    for table in ("items", "events"):
-        section = raw.get(table)
-        path = section.get("path") if isinstance(section, dict) else None
+    for name, key in (("items", "path"), ("events", "path"), ("splits", "given")):
+        section = raw.get(name)
+        path = section.get(key) if isinstance(section, dict) else None
         if isinstance(path, str) and "://" not in path:
-            anchored[table] = {**raw[table], "path": str(folder / path)}
+            anchored[name] = {**raw[name], key: str(folder / path)}
     return anchored

@@ -73,12 +73,13 @@ class StageProgress:
         )
 
 
-def comparison(metrics: Path) -> list[Table]:
+def comparison(metrics: Path) -> list[Table | str]:
     """Lay out an evaluation: all models at every cut-off, and why the pipeline is what it is."""
     from heliograph.verdict import DECISIVE_K  # with scipy, which no other command needs
 
     content = json.loads(metrics.read_text())
-    tables = [_blend(content["cohorts"])] if content["cohorts"] else []
+    tables: list[Table | str] = ["\n".join(content["split"])] if "split" in content else []
+    tables += [_blend(content["cohorts"])] if content["cohorts"] else []
     for name, title in (("test", TRAIN_ONLY_TITLE), ("refit", REFIT_TITLE)):
         verdict = content.get(name)
         if verdict is None:
@@ -89,6 +90,10 @@ def comparison(metrics: Path) -> list[Table]:
             _comparison_at(rows, lead if k == DECISIVE_K else {}, k, f"{title}, first {k}")
             for k in ks
         ]
+        if "split" in content:
+            tables += [_cohorts(kind, found) for kind, found in verdict["cohorts"].items()]
+    if content.get("ratings"):
+        tables.append(_ratings(content["ratings"]))
     return tables
 
 
@@ -167,6 +172,29 @@ def _comparison_at(
             value = row[f"{name}@{k}"]
             cells.append(f"[bold]{value:.4f}[/bold]" if value == best.get(name) else f"{value:.4f}")
         table.add_row(model, *cells, *([_lead(lead.get(model))] if lead else []))
+    return table
+
+
+def _cohorts(kind: str, models: dict[str, list[dict[str, Any]]]) -> Table:
+    """Lay out how well each model serves each cohort."""
+    table = Table(title=f"NDCG@10 by {kind}")
+    table.add_column(kind)
+    table.add_column("users", justify="right")
+    for model in models:
+        table.add_column(model, justify="right")
+    for rows in zip(*models.values(), strict=True):
+        means = (f"{row['mean']:.4f}" for row in rows)
+        table.add_row(rows[0]["cohort"], f"{rows[0]['users']:,}", *means)
+    return table
+
+
+def _ratings(models: dict[str, dict[str, float]]) -> Table:
+    """Lay out how far predicted ratings are from given ones."""
+    table = Table(title="Ratings of the test items, predicted from those of training")
+    for name in ("model", "ratings", "RMSE", "MAE"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for model, row in models.items():
+        table.add_row(model, f"{row['ratings']:,}", f"{row['rmse']:.4f}", f"{row['mae']:.4f}")
     return table
 
 

@@ -185,6 +185,12 @@ def read_events(folder: Path, catalogue: Catalogue) -> Interactions:
     return number_events(pq.read_table(folder / EVENTS_FILE), catalogue)
 
 
+def read_values(folder: Path) -> NDArray[np.float64]:
+    """Read the values of the events as `read_events` orders them, NaN where there is none."""
+    values = pq.read_table(folder / EVENTS_FILE, columns=["value"])["value"]
+    return np.asarray(values.to_numpy(), np.float64)
+
+
 def number_events(events: pa.Table, catalogue: Catalogue) -> Interactions:
     """Turn a table of events, ordered by user and time, into numbers.
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heliograph.events import History, Interactions
-from heliograph.workspace import InputError
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,43 @@ class NextItems:
 
     def sample(self, users: int | None, seed: int) -> Self:
         """Pick so many users at random, in their order; everyone if there are no more, or None."""
-        if users is None or users >= len(self.targets):
-            return self
-        chosen = np.random.default_rng(seed).choice(len(self.targets), users, replace=False)
-        return self.pick(np.sort(chosen))
+        return self.pick(_sampled(len(self.targets), users, seed))
 
     def pick(self, users: NDArray[np.int64]) -> Self:
         """Keep these users."""
         return type(self)([self.histories[user] for user in users], self.targets[users])
+
+
+@dataclass(frozen=True)
+class LaterItems:
+    """What is known of each user, and all items to be found."""
+
+    histories: list[History]
+    targets: list[History]
+    """Of each user, at least one."""
+
+    new_user: NDArray[np.bool_]
+    """(users,) true for users that training has not seen."""
+
+    new_item: NDArray[np.bool_]
+    """(users,) true where training has not seen one of the targets."""
+
+    def sample(self, users: int | None, seed: int) -> Self:
+        """Pick so many users at random, in their order; everyone if there are no more, or None."""
+        return self.pick(_sampled(len(self.targets), users, seed))
+
+    def pick(self, users: NDArray[np.int64]) -> Self:
+        """Keep these users."""
+        return type(self)(
+            [self.histories[user] for user in users],
+            [self.targets[user] for user in users],
+            self.new_user[users],
+            self.new_item[users],
+        )
+
+
+HeldOutItems = NextItems | LaterItems
+"""What rankings are judged by."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +145,15 @@ class LeaveOneOut:
 
 
 @dataclass(frozen=True)
+class LastItems:
+    """The last item of each user apart from what came before it."""
+
+    before: Interactions
+    last: NextItems
+    """Of users who have something before it."""
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """Some events are held out of training; a user may have several."""
 
@@ -139,6 +176,11 @@ class HeldOut:
     """For each item of `test`, true if it has no training event: the cohort of new items."""
 
     counts: SplitCounts
+
+    def later_items(self) -> LaterItems:
+        """Return what is to be found of each evaluated user."""
+        some_new = np.array([flags.any() for flags in self.unseen_item], bool)
+        return LaterItems(self.known, self.test, self.unseen_user, some_new)
 
 
 def leave_one_out(interactions: Interactions) -> LeaveOneOut:
@@ -166,42 +208,12 @@ def leave_one_out(interactions: Interactions) -> LeaveOneOut:
     return LeaveOneOut(interactions, train, users, validation, test, counts)
 
 
-def time_at_share(interactions: Interactions, share: float) -> int:
-    """Return the time, in microseconds since 1970, before which this share of the events lies.
-
-    Fewer where several events have that very time, because all of them come after the split.
-    """
-    check_share(share, "events")
-    ordered = np.sort(interactions.timestamps)
-    return int(ordered[min(int(np.ceil(share * len(ordered))), len(ordered) - 1)])
-
-
-def temporal_split(interactions: Interactions, time_us: int) -> HeldOut:
-    """Train on what happened before a moment, test on what happened from it on, for all users.
-
-    The one split without a look ahead: what others did later is not known either. Meng, McCreadie,
-    Macdonald, Ounis: Exploring data splitting strategies for the evaluation of recommendation
-    models, RecSys 2020 ("global temporal split").
-
-    Args:
-        interactions: Of all users.
-        time_us: The first moment of the test, in microseconds since 1970.
-
-    Raises:
-        InputError: All events are on one side.
-    """
-    later = interactions.timestamps >= time_us
-    if later.all() or not later.any():
-        side = "from it on" if later.all() else "before it"
-        raise InputError(
-            f"the split at {iso_time(time_us)} leaves all {len(later)} events {side}; choose a "
-            "time within the data (events without timestamps cannot be split by time)"
-        )
-    train = interactions.where(~later)
-    evaluated = len(np.unique(interactions.owners()[later]))
-    reason = f"no event from {iso_time(time_us)} on"
-    left_out = {reason: len(interactions.user_ids) - evaluated}
-    return hold_out(interactions, train, train, later, left_out, tied_users=0)
+def last_items(interactions: Interactions) -> LastItems:
+    """Hold out the last item of every user who has at least two."""
+    users = np.flatnonzero(np.diff(interactions.offsets) >= 2)
+    before = interactions.without_last(np.bincount(users, minlength=len(interactions.user_ids)))
+    targets = interactions.items[interactions.offsets[1:][users] - 1]
+    return LastItems(before, NextItems([before.history(user) for user in users], targets))
 
 
 def hold_out(
@@ -271,6 +283,13 @@ def check_share(share: float, what: str) -> None:
 def iso_time(time_us: int) -> str:
     """Write microseconds since 1970 as ISO 8601, whatever the year."""
     return f"{np.datetime64(time_us, 'us')}Z"
+
+
+def _sampled(population: int, users: int | None, seed: int) -> NDArray[np.int64]:
+    """Draw so many places at random, ascending; all if there are no more."""
+    if users is None or users >= population:
+        return np.arange(population)
+    return np.sort(np.random.default_rng(seed).choice(population, users, replace=False))
 
 
 def _pairs(users: NDArray[np.int64], items: NDArray[np.int32]) -> NDArray[np.int64]:

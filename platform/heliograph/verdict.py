@@ -17,13 +17,14 @@ from heliograph.cohorts import (
     Cohorts,
     by_category,
     by_cohort,
+    by_flag,
     by_history_length,
     by_popularity,
 )
 from heliograph.evaluation import measure, per_user
 from heliograph.list_properties import list_values, mean_of_defined
 from heliograph.significance import PairedDifference, compare_with
-from heliograph.splits import NextItems
+from heliograph.splits import HeldOutItems, LaterItems
 
 PIPELINE = "pipeline"
 DECISIVE_K = 10
@@ -50,7 +51,7 @@ class World:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All tables of one set of asked."""
+    """All tables of one set of held-out items."""
 
     models: dict[str, Row]
     lead: dict[str, PairedDifference]
@@ -62,12 +63,12 @@ class Verdict:
 
 def judge(
     rankings: Mapping[str, NDArray[np.int32]],
-    asked: NextItems,
+    asked: HeldOutItems,
     world: World,
     ks: Sequence[int],
     seed: int,
 ) -> Verdict:
-    """Compare models on the same asked.
+    """Compare models on the same held-out items.
 
     Args:
         rankings: Model -> (users, depth) item numbers, best first; one is the pipeline.
@@ -94,19 +95,22 @@ def judge(
     )
 
 
-def _row(ranking: NDArray[np.int32], asked: NextItems, world: World, ks: Sequence[int]) -> Row:
+def _row(ranking: NDArray[np.int32], asked: HeldOutItems, world: World, ks: Sequence[int]) -> Row:
     lists = list_values(ranking, ks, asked.histories, world.interactions, world.vectors)
     return measure(ranking, asked.targets, ks, len(world.interactions)) | {
         name: mean_of_defined(value) for name, value in lists.items()
     }
 
 
-def _kinds(asked: NextItems, world: World) -> dict[str, Cohorts]:
+def _kinds(asked: HeldOutItems, world: World) -> dict[str, Cohorts]:
     lengths = np.array([len(history) for history in asked.histories], np.int64)
-    kinds = {
-        "history": by_history_length(lengths),
-        "popularity of the target": by_popularity(asked.targets, world.interactions),
-    }
+    kinds = {"history": by_history_length(lengths)}
+    if isinstance(asked, LaterItems):
+        return kinds | {
+            "user": by_flag(asked.new_user, "known to training", "new"),
+            "items to find": by_flag(asked.new_item, "known to training", "some new"),
+        }
+    kinds["popularity of the target"] = by_popularity(asked.targets, world.interactions)
     if any(map(len, world.categories)):
         kinds["category of the target"] = by_category(asked.targets, world.categories)
     return kinds

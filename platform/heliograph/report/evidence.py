@@ -30,6 +30,9 @@ class Evidence:
     refit: Verdict | None
     """Of the same test items, by models fitted on train and validation; None: no refit was done."""
 
+    ratings: dict[str, dict[str, float]]
+    """Model -> errors of its predicted ratings; empty where events have no values."""
+
     @property
     def served(self) -> Verdict:
         """The verdict on the models that the bundle holds."""
@@ -50,6 +53,7 @@ def read_evidence(bundle: Bundle) -> Evidence:
             cohorts=[CohortEvidence(**row) for row in metrics["cohorts"]],
             test=_verdict(metrics["test"]),
             refit=_verdict(metrics["refit"]) if metrics.get("refit") else None,
+            ratings=metrics["ratings"],
         )
     except (KeyError, TypeError) as error:
         raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,21 @@ def properties(verdict: Verdict, k: int) -> Table:
         for name in by_ndcg(verdict, k)
     ]
     return Table(f"Lists of the first {k}", ["model", *PROPERTIES.values()], rows)
+
+
+def ratings(errors: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return how far predicted ratings are from given ones."""
+    best = min(row["rmse"] for row in errors.values())
+    rows = [
+        [
+            _name(name),
+            Cell(f"{row['ratings']:,}"),
+            Cell(f"{row['rmse']:.4f}", best=row["rmse"] == best),
+            Cell(f"{row['mae']:.4f}"),
+        ]
+        for name, row in errors.items()
+    ]
+    return Table("Ratings of the hidden items", ["model", "ratings", "RMSE", "MAE"], rows)
 
 
 def gating(cohorts: Sequence[CohortEvidence], config: HeliographConfig) -> Table:
