@@ -170,7 +170,7 @@ class RuleBook:
         """
         nats: NDArray[np.float32] = ranked.scores[0]
         if tier == "generative":
-            lowest = nats[nats > 0].min(initial=np.inf)
+            lowest = nats[nats > 0].min(initial=1)  # they are probabilities
             nats = np.log(np.maximum(nats, lowest))
         elif tier == "popular":
             nats = self.popularity.item_scores[ranked.items[0]]
