@@ -108,12 +108,13 @@ def test_a_rule_that_does_not_fit_the_catalogue_is_named(rules: Any, place: str)
     [
         ({"consumed": "maybe"}, "consumed"),
         ({"caps": {"genre": 0}}, "caps.genre"),
+        ({"caps": {"genre": 10**30}}, "caps.genre"),
         ({"diversity": 1.5}, "diversity"),
         ({"diversity": float("nan")}, "diversity"),
         ({"boosts": [{"filter": {}, "weight": 1}]}, "boosts.0.filter"),
         ({"boosts": [{"filter": {"genre": "war"}, "weight": 51}]}, "boosts.0.weight"),
         ({"boosts": [{"filter": {"genre": "war"}, "weight": 1}] * 17}, "boosts"),
-        ({"freshness": {"half_life_days": 0}}, "freshness.half_life_days"),
+        ({"freshness": {"half_life_days": 1e-300}}, "freshness.half_life_days"),
     ],
 )
 def test_a_rule_out_of_bounds_is_named(rules: Any, field: str) -> None:

@@ -327,7 +327,7 @@ class Boost(Config):
     """Raises or lowers the items that a filter matches."""
 
     filter: dict[str, Any] = Field(min_length=1)
-    """As in `Rules.filter`."""
+    """As the filter of a request."""
 
     weight: float = Field(ge=-50, le=50)
     """Nats added to their score: their odds against the others change by e ** weight."""
@@ -339,7 +339,7 @@ class Freshness(Config):
     column: str = "available_from"
     """Of the catalogue; holds times. An item without one is not raised."""
 
-    half_life_days: float = Field(gt=0, le=36_500)
+    half_life_days: float = Field(ge=0.001, le=36_500)
     """Age at which half of the weight is left."""
 
     weight: float = Field(default=1.0, ge=-50, le=50)
@@ -365,7 +365,7 @@ class Rules(Config):
 
     freshness: Freshness | None = None
 
-    caps: dict[str, Annotated[int, Field(ge=1)]] = Field(
+    caps: dict[str, Annotated[int, Field(ge=1, le=10_000)]] = Field(
         default={}, max_length=8, examples=[{"genre": 3}]
     )
     """Column -> items of an answer that may have the same value there."""
