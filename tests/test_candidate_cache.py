@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from heliograph.candidates import Candidates
+from heliograph.filters import Check, Filter, Matches, Not
 from heliograph_serve.cache import CandidateCache
 from heliograph_serve.retrieve import Lookup
 
+NEW = Matches("year", "number", (Check("gte", (1994.0,)),))
 
-def lookup(*history: int, count: int = 4, **conditions: str) -> Lookup:
+
+def lookup(*history: int, count: int = 4, filter: Filter | None = None) -> Lookup:
     items = np.array(history, np.int32)
-    return Lookup(items, count, items, conditions)
+    return Lookup(items, count, items, filter)
 
 
 def found(count: int = 4) -> Candidates:
@@ -38,7 +41,9 @@ def test_whatever_changes_the_candidates_is_another_look_up() -> None:
         lookup(1, 2, 3),
         lookup(2, 1),
         lookup(1, 2, count=5),
-        lookup(1, 2, year="1994"),
+        lookup(1, 2, filter=NEW),
+        lookup(1, 2, filter=Not(NEW)),
+        Lookup(plain.history, plain.count, plain.excluded, included=plain.history),
         Lookup(plain.history, plain.count, np.array([1, 2, 9], np.int32)),
     ]
     assert [cache.get(other) for other in others] == [None] * len(others)

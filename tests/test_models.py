@@ -235,6 +235,15 @@ def test_text_of_one_item_is_not_centred_away() -> None:
     assert Text.fit(TextConfig(), vectors).scores([history(0)])[0, 0] == pytest.approx(1.0)
 
 
+def test_saved_text_vectors_can_be_mapped_and_not_changed(tmp_path: Path) -> None:
+    model = Text.fit(TextConfig(), clustered_vectors(3, 4, dim=6))
+    model.save(tmp_path)
+    mapped = Text.map_vectors(tmp_path)
+    assert np.array_equal(mapped, model.item_vectors)
+    with pytest.raises(ValueError, match="read-only"):
+        mapped[0] = 0
+
+
 def test_text_knows_nothing_of_a_user_without_a_history() -> None:
     assert not Text.fit(TextConfig(), clustered_vectors(3, 4, dim=6)).queries([EMPTY]).any()
 

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from heliograph import __version__
 from heliograph.blend import Blend
@@ -93,6 +95,10 @@ class Bundle:
     def popularity(self) -> Popularity:
         """Read the popularity model alone."""
         return Popularity.load(self.path(f"models/popularity/{MODEL_FILE}").parent)
+
+    def text_vectors(self) -> NDArray[np.float32]:
+        """Map the (items, dim) text vectors, of length 1 or 0, into memory."""
+        return Text.map_vectors(self.path(f"models/text/{MODEL_FILE}").parent)
 
     def item_lm(self) -> Path:
         """Return the Hugging Face folder of the item LM."""

@@ -47,6 +47,22 @@ class Candidates:
             self.items[part], self.scores[part], self.evidence[part], self.proposers[part]
         )
 
+    def take(self, places: NDArray[np.int64]) -> Candidates:
+        """Return some places of every row, in their order."""
+        part = np.s_[:, places]
+        return Candidates(
+            self.items[part], self.scores[part], self.evidence[part], self.proposers[part]
+        )
+
+    def followed_by(self, others: Candidates) -> Candidates:
+        """Return a batch whose rows go on with those of another."""
+        return Candidates(
+            np.concatenate([self.items, others.items], axis=1),
+            np.concatenate([self.scores, others.scores], axis=1),
+            np.concatenate([self.evidence, others.evidence], axis=1),
+            np.concatenate([self.proposers, others.proposers], axis=1),
+        )
+
 
 @dataclass(frozen=True)
 class Proposals:

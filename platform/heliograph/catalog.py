@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from heliograph.attributes import Attributes
 from heliograph.config import ItemsConfig
+from heliograph.filter_parser import parse_filter
+from heliograph.filters import evaluate
 from heliograph.tables import (
     REASON,
     ROW,
@@ -68,36 +71,24 @@ class Catalogue:
         categories: list[list[str]] = self.table["categories"].to_pylist()
         return categories
 
-    def matching(self, conditions: Mapping[str, str | list[str]]) -> NDArray[np.bool_]:
-        """Tell which items have, in every named column, one of the wanted values.
+    @cached_property
+    def attributes(self) -> Attributes:
+        """The columns as filters and rules see them."""
+        return Attributes(self.table)
+
+    def matching(self, conditions: Mapping[str, object]) -> NDArray[np.bool_]:
+        """Tell which items a filter matches.
 
         Args:
-            conditions: Column -> wanted value or values; of a list column one entry must match.
+            conditions: Column -> value, values or comparisons (`filter_parser`).
 
         Returns:
             (items,), true where the item is eligible.
 
         Raises:
-            InputError: The catalogue has no such column.
+            FieldError: The filter does not fit the catalogue.
         """
-        eligible = np.ones(len(self), dtype=bool)
-        for name, wanted in conditions.items():
-            if name not in self.table.column_names:
-                raise InputError(
-                    f"no attribute {name!r} to filter by; "
-                    f"the catalogue has {', '.join(self.table.column_names)}"
-                )
-            eligible &= self._has(name, [wanted] if isinstance(wanted, str) else wanted)
-        return eligible
-
-    def _has(self, name: str, wanted: list[str]) -> NDArray[np.bool_]:
-        values = self.table[name]
-        if not is_list(values.type):
-            return _is_in(values, wanted)
-        entries = pc.list_parent_indices(values).to_numpy()  # the row of each entry
-        found = np.zeros(len(self), dtype=bool)
-        found[entries[_is_in(pc.list_flatten(values), wanted)]] = True
-        return found
+        return evaluate(parse_filter(conditions, self.attributes), self.attributes)
 
 
 def ingest_items(config: ItemsConfig, folder: Path) -> dict[str, float]:
@@ -223,8 +214,3 @@ def _categories(values: pa.ChunkedArray, config: ItemsConfig) -> pa.Array:
         lists = [(text or "").split(config.categories_separator) for text in texts]
     names = [[str(name).strip() for name in row or [] if name is not None] for row in lists]
     return pa.array([[name for name in row if name] for row in names], pa.list_(pa.string()))
-
-
-def _is_in(values: pa.ChunkedArray, wanted: list[str]) -> NDArray[np.bool_]:
-    hits = pc.is_in(strings(values), value_set=pa.array(wanted, pa.string()))
-    return np.asarray(hits, dtype=bool)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeGuard
+from typing import Annotated, Any, Literal, Self, TypeGuard
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -323,6 +323,58 @@ class DeploymentConfig(Config):
     """Requests in progress per replica that the autoscaler aims at."""
 
 
+class Boost(Config):
+    """Raises or lowers the items that a filter matches."""
+
+    filter: dict[str, Any] = Field(min_length=1)
+    """As the filter of a request."""
+
+    weight: float = Field(ge=-50, le=50)
+    """Nats added to their score: their odds against the others change by e ** weight."""
+
+
+class Freshness(Config):
+    """Raises items that are new."""
+
+    column: str = "available_from"
+    """Of the catalogue; holds times. An item without one is not raised."""
+
+    half_life_days: float = Field(ge=0.001, le=36_500)
+    """Age at which half of the weight is left."""
+
+    weight: float = Field(default=1.0, ge=-50, le=50)
+    """Nats added to the score of an item of this moment, as of a boost."""
+
+
+class Rules(Config):
+    """What holds of every answer, besides relevance."""
+
+    filter: dict[str, Any] = Field(
+        default={}, examples=[{"genre": ["Comedy", "Drama"], "year": {"gte": 1990, "lt": 2000}}]
+    )
+    """Which items may come back: column -> value, values or comparisons (`docs/filters.md`)."""
+
+    consumed: Literal["exclude", "allow", "only"] = "exclude"
+    """Whether what the user has consumed may come back, or nothing else."""
+
+    upcoming: bool = False
+    """Whether items whose `available_from` lies in the future may come back."""
+
+    boosts: tuple[Boost, ...] = Field(default=(), max_length=16)
+    """An item that several match gets the sum of their weights."""
+
+    freshness: Freshness | None = None
+
+    caps: dict[str, Annotated[int, Field(ge=1, le=10_000)]] = Field(
+        default={}, max_length=8, examples=[{"genre": 3}]
+    )
+    """Column -> items of an answer that may have the same value there."""
+
+    diversity: float = Field(default=0.0, ge=0, le=1)
+    """How much it counts that the texts of an answer differ: 1 - lambda of maximal marginal
+    relevance (Carbonell and Goldstein 1998); 0: not at all."""
+
+
 class ServeConfig(Config):
     """The online graph."""
 
@@ -345,6 +397,9 @@ class ServeConfig(Config):
 
     engine_threads: int = Field(default=1, ge=1)
     """CPU threads of the ranking engine, where it runs on CPUs."""
+
+    rules: Rules = Rules()
+    """Of requests that say nothing else. A filter of a request holds beside the one here."""
 
     recommend: DeploymentConfig = DeploymentConfig()
     retrieve: DeploymentConfig = DeploymentConfig()

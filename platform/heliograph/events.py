@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -32,6 +31,14 @@ from heliograph.tables import (
     strings,
     with_refusals,
 )
+from heliograph.values import (
+    MICROSECONDS,
+    is_instant,
+    is_numeric,
+    iso_microseconds,
+    microseconds,
+    numbers,
+)
 from heliograph.workspace import InputError
 
 EVENTS_FILE = "events.parquet"
@@ -46,7 +53,6 @@ EVENTS = pa.schema(
         ("value", pa.float64()),
     ]
 )
-MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 CLOCK_SKEW_US = 3600 * 1_000_000
 """A client's clock may be wrong by this much before its events count as from the future."""
 
@@ -145,13 +151,13 @@ def clean_events(batch: pa.Table, config: EventsConfig, now_us: int) -> pa.Table
     users, items = strings(batch[config.user_id]), strings(batch[config.item_id])
     times = _microseconds(column(batch, config.timestamp), config)
     raw_values = column(batch, config.value)
-    values = _numbers(raw_values)
+    values = numbers(raw_values)
     latest = now_us + CLOCK_SKEW_US
     usable = np.where((times >= 0) & (times <= latest), times, 0).astype(np.int64)
     types = pc.coalesce(strings(column(batch, config.type)), config.default_type)
     ids = _event_ids(users, items, usable, types, values)
-    numbers = pa.array(values, from_pandas=True)  # NaN becomes null
-    cleaned = pa.table([ids, users, items, usable, types, numbers], EVENTS.names).cast(EVENTS)
+    measured = pa.array(values, from_pandas=True)  # NaN becomes null
+    cleaned = pa.table([ids, users, items, usable, types, measured], EVENTS.names).cast(EVENTS)
     reasons = [
         refuse_ids(users, "user_id"),
         refuse_ids(items, "item_id"),
@@ -209,50 +215,17 @@ def number_events(events: pa.Table, catalogue: Catalogue) -> Interactions:
 
 
 def _microseconds(values: pa.ChunkedArray, config: EventsConfig) -> NDArray[np.float64]:
-    """Read times: instants, dates, numbers since 1970 or ISO 8601 text; NaN if it is none.
-
-    Floats hold every microsecond until 2255.
-    """
+    """Read times: instants, dates, numbers since 1970 or ISO 8601 text; NaN if it is none."""
     if config.timestamp is None:
         return np.zeros(len(values))
-    is_instant = pa.types.is_timestamp(values.type)
-    if pa.types.is_date(values.type) or (is_instant and values.type.unit == "ns"):
-        values = values.cast(pa.timestamp("us"), safe=False)
-    if pa.types.is_timestamp(values.type):
-        return _floats(values.cast(pa.int64())) * MICROSECONDS[values.type.unit]
+    if is_instant(values.type):
+        return microseconds(values)
     with np.errstate(over="ignore"):
-        times = np.rint(_numbers(values) * MICROSECONDS[config.timestamp_unit])
-    if not _is_numeric(values.type):
+        times = np.rint(numbers(values) * MICROSECONDS[config.timestamp_unit])
+    if not is_numeric(values.type):
         others = np.flatnonzero(np.isnan(times))
-        times[others] = _iso_microseconds(strings(values.take(others)))
+        times[others] = iso_microseconds(values.take(others))
     return np.where(np.isfinite(times), times, np.nan)
-
-
-def _iso_microseconds(texts: pa.ChunkedArray) -> NDArray[np.float64]:
-    """Read ISO 8601; without an offset it is UTC."""
-    texts = texts.to_pandas()
-    dated = texts.where(texts.str.match(r"\d{4}-?\d\d", na=False))  # pandas also knows "today"
-    moments = pd.to_datetime(dated, utc=True, errors="coerce", format="ISO8601")
-    times = moments.dt.as_unit("us").astype("int64").to_numpy(np.float64)
-    return np.where(moments.isna(), np.nan, times)
-
-
-def _numbers(values: pa.ChunkedArray) -> NDArray[np.float64]:
-    """Read numbers, or text that is one; NaN if it is none."""
-    if _is_numeric(values.type):
-        return _floats(values)
-    numbers = pd.to_numeric(strings(values).to_pandas(), errors="coerce")
-    return np.asarray(numbers, np.float64)
-
-
-def _is_numeric(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-    )
-
-
-def _floats(values: pa.ChunkedArray) -> NDArray[np.float64]:
-    return np.asarray(values.cast(pa.float64(), safe=False), np.float64)
 
 
 def _is_no_number(raw: pa.ChunkedArray, values: NDArray[np.float64]) -> NDArray[np.bool_]:

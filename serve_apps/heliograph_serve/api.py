@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 from starlette.exceptions import HTTPException
 
-from heliograph.config import Proposer
+from heliograph.attributes import FieldError
+from heliograph.config import Proposer, Rules
 from heliograph.tables import MAX_ID_LENGTH, bad_id
 
 MAX_ITEMS = 10_000
@@ -34,8 +35,26 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-class RecommendationRequest(Body):
-    """Who wants recommendations, and which."""
+EXAMPLES: list[JsonValue] = [
+    {"user_id": "196", "n": 10},
+    {"history": ["50", "181"], "n": 5, "filter": {"release_year": {"gte": 1990}}},
+    {
+        "user_id": "196",
+        "filter": {"not": {"categories": ["Horror", "Documentary"]}},
+        "boosts": [{"filter": {"categories": "Comedy"}, "weight": 0.7}],
+        "caps": {"categories": 4},
+        "diversity": 0.3,
+    },
+]
+
+
+class RecommendationRequest(Rules):
+    """Who wants recommendations, which, and what holds of them besides relevance.
+
+    A rule that is named here replaces that of the configuration; a filter holds beside it.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
 
     user_id: Identifier | None = None
     """A user of the bundle; an unknown one gets popular items."""
@@ -46,11 +65,11 @@ class RecommendationRequest(Body):
     n: int = Field(default=10, ge=1, le=MAX_ITEMS)
     """Items wanted; fewer come back only where fewer are eligible."""
 
-    filter: dict[str, str | list[str]] = {}
-    """Catalogue column -> value or values, e.g. `{"categories": ["War", "Drama"]}`."""
+    include: list[Identifier] | None = Field(default=None, max_length=MAX_ITEMS)
+    """Items that alone may come back; unknown ones are ignored."""
 
     exclude: list[Identifier] = Field(default=[], max_length=MAX_ITEMS)
-    """Items that must not come back; what the user has consumed never does."""
+    """Items that must not come back, beside those that `consumed` excludes."""
 
     deadline_ms: float | None = Field(default=None, gt=0, le=60_000)
     """Time for the answer; a stage that would miss it is left out."""
@@ -87,6 +106,9 @@ class Recommendations(Body):
     items: list[RecommendedItem]
     tier: Tier
     """What answered: the item LM over retrieval, retrieval alone, or popularity."""
+
+    relaxed: list[Literal["caps"]] = []
+    """Rules that gave way so that as many items as were wanted, or as there are, could come."""
 
     bundle: str
     timings_ms: dict[str, float]
@@ -177,6 +199,11 @@ def install_error_handlers(http: FastAPI) -> None:
     def _api_error(request: Request, error: ApiError) -> JSONResponse:
         return _answer(error.status, error.detail)
 
+    @http.exception_handler(FieldError)
+    def _misfit(request: Request, error: FieldError) -> JSONResponse:
+        detail = ErrorDetail(code="invalid_request", message=error.problem, field=error.place)
+        return _answer(422, detail)
+
     @http.exception_handler(RequestValidationError)
     def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         problem = error.errors()[0]
@@ -185,6 +212,8 @@ def install_error_handlers(http: FastAPI) -> None:
             detail = ErrorDetail(code="malformed_json", message=f"the body is not JSON: {reason}")
             return _answer(400, detail)
         field = ".".join(str(part) for part in problem["loc"][1:]) or None
+        if field is not None:  # a key may hold half a surrogate pair, which no answer can
+            field = field.encode("utf-8", "backslashreplace").decode()
         message = problem["msg"].removeprefix("Value error, ")
         return _answer(422, ErrorDetail(code="invalid_request", message=message, field=field))
 

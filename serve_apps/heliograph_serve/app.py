@@ -10,10 +10,12 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import LoggingConfig
 
 from heliograph.bundle import open_bundle
-from heliograph.config import Config, DeploymentConfig, ServeConfig
+from heliograph.config import Config, DeploymentConfig, Rules, ServeConfig
+from heliograph.rules import read_rules
 from heliograph_serve.rank import Rank
 from heliograph_serve.recommend import Recommend, http
 from heliograph_serve.retrieve import Retrieve
+from heliograph_serve.rulebook import CONFIGURED
 
 APP_NAME = "heliograph"
 BATCHES_IN_QUEUE = 64
@@ -34,9 +36,15 @@ class GraphArgs(Config):
 
 
 def app(args: GraphArgs) -> Application:
-    """Build the graph. Named in serve_apps/recommend.yaml as `heliograph_serve.app:app`."""
+    """Build the graph. Named in serve_apps/recommend.yaml as `heliograph_serve.app:app`.
+
+    Raises:
+        InputError: The bundle is not whole, or `serve.rules` do not fit its catalogue.
+    """
     opened = open_bundle(args.bundle)
     settings = args.serve or opened.config.serve
+    if settings.rules != Rules():  # said here, where it can be read, not by a replica that dies
+        read_rules(settings.rules, opened.catalogue().attributes, CONFIGURED)
     retrieve = _deployment(Retrieve, settings.retrieve).bind(opened.folder)
     rank = _deployment(Rank, settings.rank).bind(opened.folder, settings)
     ingress = _deployment(serve.ingress(http)(Recommend), settings.recommend).options(

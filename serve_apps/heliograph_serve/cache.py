@@ -16,6 +16,9 @@ from heliograph_serve.retrieve import Lookup
 OVERHEAD = 1024
 """Bytes of an entry beside its arrays."""
 
+BYTES_A_CHARACTER = 4
+"""Of a filter's text: about what its objects take."""
+
 
 class CandidateCache:
     """The least recently used look-ups go first when the memory is full."""
@@ -46,6 +49,10 @@ class CandidateCache:
 def _size(entry: tuple[Lookup, Candidates]) -> int:
     lookup, candidates = entry
     key = lookup.history.nbytes + lookup.excluded.nbytes
+    if lookup.included is not None:
+        key += lookup.included.nbytes
+    if lookup.filter is not None:
+        key += BYTES_A_CHARACTER * len(repr(lookup.filter))
     value = sum(
         array.nbytes
         for array in (

@@ -25,11 +25,12 @@ from ray.serve.handle import DeploymentHandle
 
 from heliograph import __version__
 from heliograph.bundle import open_bundle
-from heliograph.candidates import Candidates, popular_candidates, proposer_names
+from heliograph.candidates import Candidates, proposer_names
 from heliograph.config import ServeConfig
 from heliograph.events import History
 from heliograph.ranking import behind, evidence_of
 from heliograph.ranking.vllm_engine import MAX_K
+from heliograph.rules import Bonus, Evidence, Plan, boosted, raised
 from heliograph.tables import MAX_ID_LENGTH
 from heliograph_serve.api import (
     ApiError,
@@ -48,6 +49,7 @@ from heliograph_serve.api import (
 from heliograph_serve.cache import CandidateCache
 from heliograph_serve.rank import Ranked, Scoring
 from heliograph_serve.retrieve import Lookup
+from heliograph_serve.rulebook import RuleBook, ranked_for
 from heliograph_serve.stage import Stage, StageUnavailable
 
 LATENCIES_KEPT = 2000
@@ -102,7 +104,9 @@ class Recommend:
         self.catalogue = opened.catalogue()
         self.titles = self.catalogue.titles
         self.histories = opened.histories()
-        self.by_popularity = opened.popularity().ranking
+        self.rules = RuleBook(
+            self.catalogue, opened.popularity(), opened.text_vectors(), serve.rules
+        )
         self.similar_items = retrieve.similar
         # what travels are arrays and small classes of ours: the plain pickle is enough
         propose, order = (
@@ -122,23 +126,35 @@ class Recommend:
     async def recommend(self, request: RecommendationRequest) -> Recommendations:
         """Recommend items to a user, or to whoever has the given history."""
         clock = Clock((request.deadline_ms or self.serve.deadline_ms) / 1000)
+        plan = await self._plan(request)
         history = self._history(request)
-        lookup = self._lookup(request, history)
+        lookup = self._lookup(request, plan, history)
+        bonus = await asyncio.to_thread(self.rules.bonus, plan) if plan.raises else None
         tier: Tier = "popular"
         candidates = None
         if len(history):
             candidates = await self._candidates(lookup, clock)
         if candidates is not None:
             tier = "retrieval"
-            ranked = await self._ranked(lookup, candidates, request.n, clock)
+            wanted = ranked_for(plan, request.n)
+            ranked = await self._ranked(lookup, candidates, bonus, wanted, clock)
             if ranked is not None:
                 tier = "generative"
                 candidates = ranked
+            elif bonus is not None:
+                candidates = boosted(candidates, bonus, self.rules.barred(lookup))
         else:
-            candidates = self._popular(lookup)
+            candidates = self.rules.popular(lookup, bonus)
+        keeps_caps = True
+        if plan.chooses:
+            arranged = await asyncio.to_thread(
+                self.rules.arrange, plan, lookup, bonus, tier, candidates, request.n
+            )
+            candidates, keeps_caps = arranged.candidates, arranged.keeps_caps
+            clock.lap("rules")
         items = self._items(candidates, request.n)
         clock.lap("answer")
-        return self._answer(items, tier, clock)
+        return self._answer(items, tier, clock, keeps_caps)
 
     @http.get(
         "/v1/items/{item_id}/similar",
@@ -181,13 +197,13 @@ class Recommend:
     @http.get("/readyz", responses={503: {"model": Readiness}})
     async def ready(self, response: Response) -> Readiness:
         """Try every stage with a small request."""
-        history = self.by_popularity[:1].astype(np.int32)
+        history = self.rules.popularity.ranking[:1]
         clock = Clock(READY_TIMEOUT_S)
         lookup = Lookup(history=history, count=1, excluded=history)
         candidates = await self._retrieved(lookup, clock)
         ranked = None
         if candidates is not None:
-            ranked = await self._asked(lookup, candidates, 1, clock)
+            ranked = await self._asked(lookup, candidates, None, 1, clock)
         if candidates is None:
             response.status_code = 503
         return Readiness(
@@ -223,21 +239,22 @@ class Recommend:
             return np.zeros(0, np.int32) if known is None else known
         return self._rows(request.history or [])
 
-    def _lookup(self, request: RecommendationRequest, history: History) -> Lookup:
-        for column in request.filter:
-            if column not in self.catalogue.table.column_names:
-                raise ApiError(
-                    422,
-                    "unknown_attribute",
-                    f"the catalogue has no {column!r}; it has "
-                    f"{', '.join(self.catalogue.table.column_names)}",
-                    f"filter.{column}",
-                )
+    async def _plan(self, request: RecommendationRequest) -> Plan:
+        """Return the rules that hold; the first filter on a column takes its time."""
+        if self.rules.are_named(request):
+            return await asyncio.to_thread(self.rules.read, request)
+        return self.rules.plan
+
+    def _lookup(self, request: RecommendationRequest, plan: Plan, history: History) -> Lookup:
+        included = None if request.include is None else self._rows(request.include)
+        if plan.consumed == "only":
+            included = history if included is None else np.intersect1d(included, history)
         return Lookup(
             history=history,
-            count=max(self.config.candidates.count, request.n),
-            excluded=np.concatenate([history, self._rows(request.exclude)]),
-            conditions=request.filter,
+            count=max(self.config.candidates.count, ranked_for(plan, request.n)),
+            excluded=self.rules.excluded(plan, history, self._rows(request.exclude)),
+            filter=plan.filter,
+            included=included,
         )
 
     def _rows(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
@@ -272,26 +289,42 @@ class Recommend:
         return found
 
     async def _ranked(
-        self, lookup: Lookup, candidates: Candidates, n: int, clock: Clock
+        self,
+        lookup: Lookup,
+        candidates: Candidates,
+        bonus: Bonus | None,
+        n: int,
+        clock: Clock,
     ) -> Candidates | None:
         """Return the final order, or None where the item LM does not answer or has no say."""
         if not candidates.items.size or not self.blend.asks_item_lm([lookup.history])[0]:
             return None
-        ranked = await self._asked(lookup, candidates, n, clock)
+        ranked = await self._asked(lookup, candidates, bonus, n, clock)
         if ranked is None:
             return None
+        if bonus is not None and len(ranked.items) < n:
+            candidates = boosted(candidates, bonus, self.rules.barred(lookup))
         return behind(ranked.items, np.exp(ranked.log_probabilities), candidates)
 
     async def _asked(
-        self, lookup: Lookup, candidates: Candidates, n: int, clock: Clock
+        self,
+        lookup: Lookup,
+        candidates: Candidates,
+        bonus: Bonus | None,
+        n: int,
+        clock: Clock,
     ) -> Ranked | None:
-        size = self.config.candidates.count
+        evidence = Evidence(
+            candidates.items[0], evidence_of(candidates, self.config.candidates.count)[0]
+        )
+        if bonus is not None:
+            evidence = raised(evidence, bonus, self.rules.barred(lookup))
         scoring = Scoring(
             history=lookup.history,
-            items=candidates.items[0],
-            evidence=evidence_of(candidates, size)[0],
+            items=evidence.items,
+            evidence=evidence.nats,
             excluded=lookup.excluded,
-            only_candidates=bool(lookup.conditions),
+            only_candidates=lookup.is_narrowed,
             k=min(n, MAX_K, len(self.catalogue)),
         )
         try:
@@ -300,10 +333,6 @@ class Recommend:
             return None
         finally:
             clock.lap("rank")
-
-    def _popular(self, lookup: Lookup) -> Candidates:
-        eligible = self.catalogue.matching(lookup.conditions) if lookup.conditions else None
-        return popular_candidates(self.by_popularity, lookup.count, lookup.excluded, eligible)
 
     def _items(self, candidates: Candidates, n: int) -> list[RecommendedItem]:
         return [
@@ -317,13 +346,16 @@ class Recommend:
             for rank, (row, score, bits) in enumerate(_entries(candidates, n), start=1)
         ]
 
-    def _answer(self, items: list[RecommendedItem], tier: Tier, clock: Clock) -> Recommendations:
+    def _answer(
+        self, items: list[RecommendedItem], tier: Tier, clock: Clock, keeps_caps: bool
+    ) -> Recommendations:
         total = (time.perf_counter() - clock.started) * 1000
         self.answers[tier] += 1
         self.latencies_ms.append(total)
         return Recommendations(
             items=items,
             tier=tier,
+            relaxed=[] if keeps_caps else ["caps"],
             bundle=self.bundle_id,
             timings_ms=clock.timings_ms | {"total": round(total, 3)},
         )

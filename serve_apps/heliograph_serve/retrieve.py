@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +15,11 @@ from numpy.typing import NDArray
 from heliograph.bundle import open_bundle
 from heliograph.candidates import Candidates, Retriever
 from heliograph.events import History
+from heliograph.filters import Filter, evaluate
+from heliograph.index import mask_of
+
+Narrowing = tuple[Filter | None, bytes | None]
+"""A filter and the numbers of included items, as something that can be looked up."""
 
 QUICK = 2
 """Look-ups that take about a millisecond together: waiting for a thread would take as long."""
@@ -32,13 +36,25 @@ class Lookup:
     excluded: NDArray[np.int32]
     """Item numbers that must not come back, the history's included."""
 
-    conditions: Mapping[str, str | list[str]] = field(default_factory=dict)
-    """Catalogue column -> wanted values."""
+    filter: Filter | None = None
+    """Which items may come back; None: all."""
 
-    def key(self) -> tuple[bytes, bytes, int, str]:
+    included: NDArray[np.int32] | None = None
+    """Item numbers that alone may come back; None: all."""
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether some items may not come back, exclusions aside."""
+        return self.filter is not None or self.included is not None
+
+    @property
+    def narrowing(self) -> Narrowing:
+        """What decides which items may come back, exclusions aside."""
+        return self.filter, None if self.included is None else self.included.tobytes()
+
+    def key(self) -> tuple[bytes, bytes, int, Narrowing]:
         """Return what the answer depends on: of one bundle, equal keys have equal candidates."""
-        conditions = json.dumps(self.conditions, sort_keys=True) if self.conditions else ""
-        return self.history.tobytes(), self.excluded.tobytes(), self.count, conditions
+        return self.history.tobytes(), self.excluded.tobytes(), self.count, self.narrowing
 
 
 class Retrieve:
@@ -48,7 +64,7 @@ class Retrieve:
         opened = open_bundle(bundle)
         self.catalogue = opened.catalogue()
         self.retriever = Retriever(opened.sources(), opened.config.candidates, opened.blend())
-        self._eligible = lru_cache(maxsize=256)(self._matching)
+        self._matching = lru_cache(maxsize=256)(self._evaluate)
 
     async def retrieve(self, lookups: Sequence[Lookup]) -> list[Candidates]:
         """Return candidates for each look-up, as one-row batches trimmed to what was found."""
@@ -62,21 +78,37 @@ class Retrieve:
 
     def _retrieve(self, lookups: Sequence[Lookup]) -> list[Candidates]:
         answers: dict[int, Candidates] = {}
-        groups: dict[tuple[str, int], list[int]] = defaultdict(list)
+        groups: dict[tuple[Narrowing, int], list[int]] = defaultdict(list)
         for place, lookup in enumerate(lookups):
-            conditions = json.dumps(lookup.conditions, sort_keys=True)
-            groups[conditions, lookup.count].append(place)
-        for (conditions, count), places in groups.items():
+            groups[lookup.narrowing, lookup.count].append(place)
+        for (_, count), places in groups.items():
             group = [lookups[place] for place in places]
             found = self.retriever.retrieve(
                 [lookup.history for lookup in group],
                 count,
                 [lookup.excluded for lookup in group],
-                self._eligible(conditions) if conditions != "{}" else None,
+                eligible_of(group[0], self._matching, len(self.catalogue)),
             )
             for row, place in enumerate(places):
                 answers[place] = found.row(row, count)
         return [answers[place] for place in range(len(lookups))]
 
-    def _matching(self, conditions: str) -> NDArray[np.bool_]:
-        return self.catalogue.matching(json.loads(conditions))
+    def _evaluate(self, condition: Filter) -> NDArray[np.bool_]:
+        return evaluate(condition, self.catalogue.attributes)
+
+
+def eligible_of(
+    lookup: Lookup, matching: Callable[[Filter], NDArray[np.bool_]], n_items: int
+) -> NDArray[np.bool_] | None:
+    """Return (items,), true where an item may come back, exclusions aside; None: all may.
+
+    Args:
+        lookup: Its filter and inclusions decide.
+        matching: Filter -> (items,), true where it is; what it returns is not changed.
+        n_items: Of the catalogue.
+    """
+    matched = None if lookup.filter is None else matching(lookup.filter)
+    if lookup.included is None:
+        return matched
+    included = mask_of(lookup.included, n_items)
+    return included if matched is None else included & matched

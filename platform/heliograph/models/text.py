@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -55,6 +56,16 @@ class Text:
             {"item_vectors": self.item_vectors, "half_life": np.array([self.half_life])},
             folder / MODEL_FILE,
         )
+
+    @staticmethod
+    def map_vectors(folder: Path) -> NDArray[np.float32]:
+        """Map the saved (items, dim) vectors into memory: processes share them, read-only."""
+        path = folder / MODEL_FILE
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            entry = json.loads(file.read(size))["item_vectors"]
+        start = 8 + size + entry["data_offsets"][0]
+        return np.memmap(path, np.float32, "r", start, tuple(entry["shape"]))
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -1,0 +1,298 @@
+"""Filters and rules over real HTTP, the same in every tier."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heliograph.bundle import Bundle, open_bundle
+from heliograph.config import Rules
+from heliograph.workspace import InputError
+from heliograph_serve.app import GraphArgs, app
+from heliograph_serve.graph import running_graph
+from small_shop import ITEMS, STEPS, build_shop, item_id, write_shop
+from test_graph import Answer, ask, free_port, ids, refusal
+
+pytestmark = pytest.mark.cluster
+
+SOON = "item-soon"
+WALKED = {item_id(step) for step in range(STEPS)}
+"""What user-0 has consumed."""
+
+LATE = {item_id(position) for position in range(ITEMS // 2, ITEMS)}
+
+
+@pytest.fixture(scope="module")
+def bundle(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    shop = write_shop(tmp_path_factory.mktemp("ruled"))
+    describe(shop.parent / "items.csv")
+    build_shop(shop)
+    return open_bundle(shop.parent / "workspace" / "bundles")
+
+
+def describe(items: Path) -> None:
+    """Give the items years, prices and times, the last is the newest; add one not out yet."""
+    with items.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    now = datetime.now(UTC)
+    for position, row in enumerate(rows):
+        row["year"] = str(1980 + position) if position else "unknown"
+        row["price"] = f"{position / 2:.2f}"
+        row["added"] = (now - timedelta(days=10 * (ITEMS - position))).isoformat()
+        row["available_from"] = "2020-01-01"
+    soon = {"item_id": SOON, "title": "A thing to come", "part": "late", "shelf": "9"}
+    rows.append(soon | {"year": "2030", "price": "1", "added": "", "available_from": "2999-01-01"})
+    with items.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def url(bundle: Bundle) -> Iterator[str]:
+    serve = bundle.config.serve.model_copy(update={"port": free_port(), "deadline_ms": 5000.0})
+    with running_graph(bundle.folder, serve) as url:
+        yield url
+
+
+def in_every_tier(url: str, **request: Any) -> dict[str, Answer]:
+    """Ask for user-0 with and without the item LM, and for a user of whom nothing is known."""
+    generative = ask(url, user_id="user-0", **request)
+    # the candidates are remembered now; the item LM is given no time
+    retrieval = ask(url, user_id="user-0", deadline_ms=0.001, **request)
+    popular = ask(url, user_id="nobody", **request)
+    answers = {"generative": generative, "retrieval": retrieval, "popular": popular}
+    assert {tier: answer["tier"] for tier, answer in answers.items()} == {
+        tier: tier for tier in answers
+    }
+    return answers
+
+
+def test_comparisons_decide_what_comes_back(url: str) -> None:
+    wanted = {"year": {"gte": 2000, "lt": 2010}, "price": {"not": "12.00"}}
+    expected = {item_id(position) for position in range(20, 30)} - {item_id(24)}
+    for answer in in_every_tier(url, n=30, filter=wanted).values():
+        assert set(ids(answer)) == expected
+    either = {"or": [{"year": "unknown"}, {"and": [{"categories": "late"}, {"shelf": 3}]}]}
+    popular = ask(url, user_id="nobody", n=30, filter=either)
+    assert set(ids(popular)) == {item_id(0), *(item_id(position) for position in range(30, 40))}
+
+
+def test_only_included_items_come_back(url: str) -> None:
+    listed = [item_id(13), item_id(30), item_id(2), "what is this"]
+    answers = in_every_tier(url, n=5, include=listed)
+    assert set(ids(answers["generative"])) == {item_id(13), item_id(30)}  # item 2 is consumed
+    assert set(ids(answers["retrieval"])) == {item_id(13), item_id(30)}
+    assert set(ids(answers["popular"])) == {item_id(13), item_id(30), item_id(2)}
+    late = ask(url, user_id="user-0", include=listed, filter={"categories": "late"})
+    assert ids(late) == [item_id(30)]
+    assert ids(ask(url, user_id="user-0", include=[])) == []
+
+
+def test_the_next_item_of_the_included_comes_first(url: str) -> None:
+    listed = [item_id(position) for position in (35, 25, STEPS)]
+    assert ids(ask(url, user_id="user-0", include=listed))[0] == item_id(STEPS)
+
+
+def test_what_is_consumed_comes_back_as_the_policy_says(url: str) -> None:
+    allowed = ask(url, user_id="user-0", n=ITEMS, consumed="allow")
+    assert len(ids(allowed)) == len(set(ids(allowed))) == ITEMS
+    for deadline in (5000, 0.001):
+        again = ask(url, user_id="user-0", n=ITEMS, consumed="only", deadline_ms=deadline)
+        assert set(ids(again)) == WALKED
+    assert ids(ask(url, user_id="nobody", consumed="only")) == []
+    some = ask(url, user_id="user-0", consumed="only", include=[item_id(1), item_id(33)])
+    assert ids(some) == [item_id(1)]
+    but = ask(url, user_id="user-0", n=ITEMS, consumed="only", exclude=[item_id(1)])
+    assert set(ids(but)) == WALKED - {item_id(1)}
+
+
+def test_what_is_not_out_yet_waits(url: str) -> None:
+    for answer in in_every_tier(url, n=ITEMS + 1).values():
+        assert SOON not in ids(answer)
+    for answer in in_every_tier(url, n=ITEMS + 1, upcoming=True).values():
+        assert SOON in ids(answer)
+    assert ids(ask(url, user_id="nobody", include=[SOON])) == []
+
+
+def test_no_more_items_of_a_category_come_than_the_cap(url: str) -> None:
+    for answer in in_every_tier(url, n=6, caps={"shelf": 2, "categories": 4}).values():
+        shelves = Counter(int(name.removeprefix("item-")) // 10 for name in ids(answer))
+        assert sum(shelves.values()) == 6
+        assert max(shelves.values()) == 2
+        assert 2 <= len(LATE & set(ids(answer))) <= 4
+        assert answer["relaxed"] == []
+        assert "rules" in answer["timings_ms"]
+
+
+def test_caps_give_way_before_an_answer_is_too_short(url: str) -> None:
+    for answer in in_every_tier(url, n=12, caps={"categories": 3}).values():
+        names = ids(answer)
+        assert len(names) == len(set(names)) == 12
+        assert len(LATE & set(names[:6])) == 3
+        assert answer["relaxed"] == ["caps"]
+
+
+def test_a_cap_that_holds_anyway_changes_nothing(url: str) -> None:
+    plain = in_every_tier(url, n=6)
+    for tier, answer in in_every_tier(url, n=6, caps={"item_id": 1}).items():
+        assert ids(answer) == ids(plain[tier])
+
+
+def test_a_boost_brings_items_to_the_front_and_a_weight_below_zero_to_the_end(url: str) -> None:
+    far = [item_id(38), item_id(39)]
+    up = [{"filter": {"item_id": far}, "weight": 50}]
+    down = [{"filter": {"categories": "late"}, "weight": -50}]
+    early = ITEMS // 2 - STEPS
+    for answer in in_every_tier(url, n=5, boosts=up).values():
+        assert set(ids(answer)[:2]) == set(far)
+    for answer in in_every_tier(url, n=early, boosts=down).values():
+        assert not LATE & set(ids(answer))
+        assert len(set(ids(answer))) == early
+
+
+def test_a_boost_adds_its_weight_to_the_logarithm_of_the_odds(url: str) -> None:
+    plain = {item["item_id"]: item["score"] for item in ask(url, user_id="user-0", n=5)["items"]}
+    boosts = [{"filter": {"item_id": item_id(STEPS)}, "weight": -1.5}]
+    answer = ask(url, user_id="user-0", n=5, boosts=boosts)
+    lowered = {item["item_id"]: item["score"] for item in answer["items"]}
+    before, after = plain[item_id(STEPS)], lowered[item_id(STEPS)]
+    change = math.log(after / (1 - after)) - math.log(before / (1 - before))
+    assert change == pytest.approx(-1.5, abs=0.05)
+
+
+def test_boosts_respect_what_may_come_back(url: str) -> None:
+    boosts = [{"filter": {"item_id": [item_id(1), item_id(39), SOON]}, "weight": 50}]
+    for answer in in_every_tier(url, n=4, boosts=boosts, filter={"categories": "early"}).values():
+        assert not {item_id(39), SOON} & set(ids(answer))
+    assert item_id(1) not in ids(ask(url, user_id="user-0", boosts=boosts))
+
+
+def test_what_is_new_comes_first_with_enough_freshness(url: str) -> None:
+    fresh = {"column": "added", "half_life_days": 10, "weight": 50}
+    for answer in in_every_tier(url, n=5, freshness=fresh).values():
+        assert ids(answer)[0] == item_id(ITEMS - 1)
+        assert len(set(ids(answer))) == 5
+
+
+def test_diversity_keeps_the_best_item_first(url: str) -> None:
+    plain = in_every_tier(url, n=6)
+    for tier, answer in in_every_tier(url, n=6, diversity=0.5).items():
+        assert ids(answer)[0] == ids(plain[tier])[0]
+        assert len(set(ids(answer))) == 6
+
+
+RULES = st.fixed_dictionaries(
+    {},
+    optional={
+        "filter": st.sampled_from([{"shelf": ["1", "2"]}, {"year": {"gte": 2000}}]),
+        "exclude": st.just([item_id(position) for position in range(12, 22)]),
+        "consumed": st.sampled_from(["exclude", "allow"]),
+        "boosts": st.just([{"filter": {"categories": "late"}, "weight": 1.5}]),
+        "caps": st.sampled_from([{"shelf": 1}, {"categories": 2, "shelf": 3}]),
+        "diversity": st.sampled_from([0.3, 1.0]),
+        "upcoming": st.booleans(),
+    },
+)
+
+
+@settings(max_examples=25)
+@given(rules=RULES, n=st.integers(1, 45), who=st.sampled_from(["user-0", "user-23", "nobody"]))
+def test_n_items_come_whenever_n_are_eligible(url: str, rules: Answer, n: int, who: str) -> None:
+    start = int(who.removeprefix("user-")) if who != "nobody" else None
+    walked = set() if start is None else {item_id(start + step) for step in range(STEPS)}
+    positions = {item_id(position): position for position in range(ITEMS)}
+    if rules.get("upcoming"):
+        positions[SOON] = 50
+    eligible = set(positions) - set(rules.get("exclude", []))
+    if rules.get("consumed") != "allow":
+        eligible -= walked
+    match rules.get("filter"):
+        case {"shelf": _}:
+            eligible = {name for name in eligible if positions[name] // 10 in (1, 2)}
+        case {"year": _}:
+            eligible = {name for name in eligible if positions[name] >= 20}
+    answer = ask(url, user_id=who, n=n, **rules)
+    names = ids(answer)
+    assert len(names) == len(set(names)) == min(n, len(eligible))
+    assert set(names) <= eligible
+    assert [item["rank"] for item in answer["items"]] == list(range(1, len(names) + 1))
+    assert ids(ask(url, user_id=who, n=n, **rules)) == names
+
+
+@pytest.mark.parametrize(
+    ("rules", "field"),
+    [
+        ({"filter": {"and": [{}, {"year": {"gte": 3, "lt": "x"}}]}}, "filter.and.1.year.lt"),
+        ({"filter": {"added": {"gte": 3}}}, "filter.added.gte"),
+        ({"filter": []}, "filter"),
+        ({"filter": {"colour\x00": 1}}, "filter.'colour\\x00'"),
+        ({"filter": {"year": {"like": 3}}}, "filter.year"),
+        ({"include": ["\n"]}, "include.0"),
+        ({"include": "item-001"}, "include"),
+        ({"consumed": "sometimes"}, "consumed"),
+        ({"upcoming": "perhaps"}, "upcoming"),
+        ({"caps": {"colour": 1}}, "caps.colour"),
+        ({"caps": {"shelf": 0}}, "caps.shelf"),
+        ({"caps": ["shelf"]}, "caps"),
+        ({"diversity": -0.1}, "diversity"),
+        ({"boosts": [{"filter": {"shelf": "1"}}]}, "boosts.0.weight"),
+        ({"boosts": [{"filter": {"shelf": []}, "weight": 99}]}, "boosts.0.weight"),
+        ({"boosts": [{"filter": {"hue": 1}, "weight": 1}]}, "boosts.0.filter.hue"),
+        ({"freshness": {"half_life_days": -1}}, "freshness.half_life_days"),
+        ({"freshness": {"column": "title", "half_life_days": 1}}, "freshness.column"),
+        ({"freshness": {"column": "hue", "half_life_days": 1}}, "freshness.column"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused(url: str, rules: Answer, field: str) -> None:
+    status, error = refusal(url, user_id="user-0", **rules)
+    assert (status, error["field"]) == (422, field)
+    assert error["message"]
+
+
+def test_what_json_can_spell_and_nobody_means_is_refused(url: str) -> None:
+    half = "\\ud800"  # of a surrogate pair
+    for rest in (
+        f'"{half}": 1',
+        f'"caps": {{"{half}": 1}}',
+        f'"filter": {{"{half}": 1}}',
+        f'"filter": {{"title": "{half}"}}',
+        '"filter": {"year": 1' + "0" * 5000 + "}",
+        '"filter": {"year": NaN}',
+        '"filter": ' + '{"not": ' * 5000 + "{}" + "}" * 5000,
+    ):
+        reply = httpx.post(
+            f"{url}/v1/recommendations",
+            content=f'{{"user_id": "user-0", {rest}}}',
+            headers={"content-type": "application/json"},
+        )
+        assert reply.status_code in (400, 422), reply.text
+        assert reply.json()["error"]["message"]
+
+
+def test_the_documentation_tells_of_the_rules(url: str) -> None:
+    schemas = httpx.get(f"{url}/openapi.json").json()["components"]["schemas"]
+    request = schemas["RecommendationRequest"]
+    assert set(Rules.model_fields) < set(request["properties"])
+    assert all("description" in request["properties"][name] for name in ("filter", "caps"))
+    for example in request["examples"]:
+        assert set(example) <= set(request["properties"])
+
+
+def test_configured_rules_that_do_not_fit_the_catalogue_are_refused_at_the_door(
+    bundle: Bundle,
+) -> None:
+    rules = Rules.model_validate({"caps": {"colour": 1}})
+    serve = bundle.config.serve.model_copy(update={"rules": rules})
+    with pytest.raises(InputError, match=r"serve.rules.caps.colour: the catalogue has no 'colour'"):
+        app(GraphArgs(bundle=bundle.folder, serve=serve))
