@@ -55,6 +55,27 @@ def test_requests_that_come_while_batches_are_away_travel_together() -> None:
     asyncio.run(scenario())
 
 
+def test_the_next_batch_leaves_before_the_answers_of_the_last_are_handed_out() -> None:
+    async def scenario() -> None:
+        doubler = Doubler()
+        doubler.gate.clear()
+        stage = Stage("double", doubler.send, max_batch_size=4)
+        left_when_answered: list[int] = []
+
+        async def ask(number: int) -> None:
+            await stage.ask(number, WAIT_S)
+            left_when_answered.append(len(doubler.batches))
+
+        asked = [asyncio.ensure_future(ask(number)) for number in range(9)]
+        while not doubler.batches:
+            await asyncio.sleep(0)
+        doubler.gate.set()
+        await asyncio.gather(*asked)
+        assert left_when_answered == [2, 3, 3, 3, 3, 3, 3, 3, 3]
+
+    asyncio.run(scenario())
+
+
 def test_a_late_answer_is_an_error_for_the_request_alone() -> None:
     async def scenario() -> None:
         doubler = Doubler()

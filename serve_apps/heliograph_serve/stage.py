@@ -2,7 +2,8 @@
 
 Requests that come in while a batch is away travel together in the next one, so a batch grows
 with the load and a single request never waits. (`serve.batch` forms its batches by a timer
-and before the last one is back, so under load they stay small.)
+and before the last one is back, so under load they stay small.) The next batch leaves before
+the answers of the last are handed out: the stage works while this process writes them.
 
 A stage that keeps failing is left alone for a moment instead of costing every request its
 deadline; then one request tries it again.
@@ -100,11 +101,6 @@ class Stage(Generic[Query, Answer]):
             if batch:
                 task = asyncio.ensure_future(self._carry(batch))
                 self._away[task] = time.monotonic()
-                task.add_done_callback(self._arrived)
-
-    def _arrived(self, task: asyncio.Task[None]) -> None:
-        del self._away[task]
-        self._depart()
 
     async def _carry(self, batch: list[tuple[Query, asyncio.Future[Answer]]]) -> None:
         try:
@@ -116,10 +112,19 @@ class Stage(Generic[Query, Answer]):
                 if not done.done():
                     done.set_exception(StageUnavailable(f"{self.name} failed"))
             return
+        finally:
+            self._arrived()
         self._failures = 0
         for (_, done), answer in zip(batch, answers, strict=True):
             with contextlib.suppress(asyncio.InvalidStateError):  # the request gave up meanwhile
                 done.set_result(answer)
+            await asyncio.sleep(0)  # the next batch gets on its way between two answers
+
+    def _arrived(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        del self._away[task]
+        self._depart()
 
     def _failed(self, reason: str) -> None:
         self._failures += 1
