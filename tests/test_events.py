@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph.catalog import Catalogue
-from heliograph.config import EventsConfig
+from heliograph.config import CLOCK_SKEW_US, EventsConfig
 from heliograph.events import (
-    CLOCK_SKEW_US,
     EVENTS,
     Interactions,
     clean_events,

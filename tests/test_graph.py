@@ -19,25 +19,18 @@ import psutil
 import pytest
 
 from heliograph.against import compare_with_graph
-from heliograph.bundle import Bundle, open_bundle
+from heliograph.bundle import Bundle
 from heliograph.candidates import Retriever
 from heliograph.models.item_lm import ItemLM
 from heliograph.ranking import rank
 from heliograph.splits import NextItems
 from heliograph.workspace import InputError
 from heliograph_serve.graph import require_free_port, running_graph, wait_until_ready
-from small_shop import ITEMS, STEPS, build_shop, item_id, write_shop
+from small_shop import ITEMS, STEPS, item_id
 
 pytestmark = pytest.mark.cluster
 
 Answer = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def bundle(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    shop = write_shop(tmp_path_factory.mktemp("shop"))
-    build_shop(shop)
-    return open_bundle(shop.parent / "workspace" / "bundles")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +69,7 @@ def test_the_next_item_on_the_circle_comes_first(url: str) -> None:
     assert [item["rank"] for item in answer["items"]] == [1, 2, 3, 4, 5]
     assert answer["items"][0]["title"] == f"The {3 + STEPS}th thing"
     assert answer["items"][0]["sources"]
-    assert set(answer["timings_ms"]) == {"retrieve", "rank", "answer", "total"}
+    assert set(answer["timings_ms"]) == {"history", "retrieve", "rank", "answer", "total"}
 
 
 def test_the_served_ranking_is_the_offline_ranking(url: str, bundle: Bundle) -> None:
@@ -216,7 +209,11 @@ def test_the_documentation_and_the_health_checks_answer(url: str) -> None:
     assert httpx.get(f"{url}/docs").status_code == 200
     assert "/v1/recommendations" in httpx.get(f"{url}/openapi.json").json()["paths"]
     assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
-    assert httpx.get(f"{url}/readyz").json()["stages"] == {"retrieve": True, "rank": True}
+    assert httpx.get(f"{url}/readyz").json()["stages"] == {
+        "retrieve": True,
+        "rank": True,
+        "history": True,
+    }
 
 
 def test_the_status_counts_tiers(url: str, bundle: Bundle) -> None:
@@ -240,7 +237,7 @@ def test_who_comes_back_unchanged_needs_no_retrieval(url: str) -> None:
     second = ask(url, **request)
     after = httpx.get(f"{url}/v1/status").json()["candidate_cache"]
     assert after == {"hits": before["hits"] + 1, "misses": before["misses"]}
-    assert set(second["timings_ms"]) == {"rank", "answer", "total"}
+    assert set(second["timings_ms"]) == {"history", "rank", "answer", "total"}
     assert second["items"] == first["items"]
 
 

@@ -32,11 +32,20 @@ from heliograph.cluster import ray_cluster
 from heliograph.comparison import compare, evaluation_settings, judge_refit
 from heliograph.config import ConfigError, HeliographConfig, SplitName, TableConfig
 from heliograph.embedding import embed, encoder_fingerprint
-from heliograph.events import Interactions, ingest_events, read_events, read_values
-from heliograph.history import HISTORIES_FILE, write_histories
+from heliograph.event_store.exporting import fetch_feedback
+from heliograph.events import (
+    Interactions,
+    ingest_events,
+    read_disliked,
+    read_events,
+    read_values,
+)
+from heliograph.feedback_files import fingerprint
+from heliograph.history import HISTORIES_FILE, HISTORIES_LAYOUT, write_histories
 from heliograph.model_stages import Part, build_indexes, fit_models, model_names, read_epochs
 from heliograph.models.item_lm import ItemLM
 from heliograph.models.item_lm_run import best_epoch
+from heliograph.pseudonyms import read_key
 from heliograph.rating_errors import compare_ratings
 from heliograph.split_evaluation import evaluate_on_split
 from heliograph.splits import LeaveOneOut, leave_one_out
@@ -79,7 +88,7 @@ class Build:
         self.stages.run(
             "events",
             {"events": _placeless(events)},
-            _digest_sources(events.path) | self.stages.digests("items"),
+            _digest_sources(events.path) | self.stages.digests("items") | self._heard(),
             self._ingest_events,
         )
 
@@ -142,7 +151,9 @@ class Build:
         """Put together what serving needs; returns the bundle's folder."""
         self.stages.report.start("bundle", None)
         events, rows = self.stages.digests("events"), self.stages.digests("items", "events")
-        histories = self.stages.run("histories", {}, events, self._write_histories).folder
+        histories = self.stages.run(
+            "histories", {"layout": HISTORIES_LAYOUT}, events, self._write_histories
+        ).folder
         data = self.stages.run("data", {}, rows, self._write_data).folder
         served = REFIT if self.config.refit else ""
         parts = {
@@ -175,9 +186,20 @@ class Build:
         self._need_ray()
         return ingest_items(self.config.items, folder)
 
+    @cached_property
+    def _feedback(self) -> Path | None:
+        """What has been heard online since the last build."""
+        return fetch_feedback(self.config)
+
+    def _heard(self) -> dict[str, str]:
+        """Return what clean events depend on besides their files; the key itself is not kept."""
+        key = read_key(self.config.events)
+        depends = {} if key is None else {"pseudonyms": digest_of(key.hex())}
+        return depends | ({} if self._feedback is None else {"heard": fingerprint(self._feedback)})
+
     def _ingest_events(self, folder: Path) -> Mapping[str, float]:
         self._need_ray()
-        return ingest_events(self.config.events, self.catalogue, folder)
+        return ingest_events(self.config.events, self.catalogue, folder, self._feedback)
 
     def _embed(self, folder: Path) -> Mapping[str, float]:
         self._need_ray()
@@ -245,7 +267,8 @@ class Build:
 
     def _write_histories(self, folder: Path) -> Mapping[str, float]:
         interactions = read_events(self.stages.folder("events"), self.catalogue)
-        write_histories(interactions, folder / HISTORIES_FILE)
+        disliked = read_disliked(self.stages.folder("events"), self.catalogue)
+        write_histories(interactions, folder / HISTORIES_FILE, disliked)
         return {"users": len(interactions.user_ids)}
 
     def _write_data(self, folder: Path) -> Mapping[str, float]:

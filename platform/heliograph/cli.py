@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from heliograph.config import SplitName
+from heliograph.events_cli import app as events_app
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -29,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 console = Console()
+app.add_typer(events_app, name="events")
 
 ConfigPath = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="YAML file; see examples/movielens.")

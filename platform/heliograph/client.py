@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 
+BUSY = (408, 429, 500, 502, 503, 504)
+"""Statuses that say nothing of the request, and may be another a moment later."""
+
 
 class EndpointError(RuntimeError):
     """The endpoint could not be reached or refused the request; the message says which."""
+
+
+class EndpointUnavailable(EndpointError):
+    """Nothing answers, or it asks to be left alone for a moment: trying again may help."""
 
 
 def recommend(url: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -20,6 +28,16 @@ def recommend(url: str, request: dict[str, Any]) -> dict[str, Any]:
     return _call("POST", f"{url.rstrip('/')}/v1/recommendations", request)
 
 
+def post_events(url: str, events: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Send events; what returns without an error is kept.
+
+    Raises:
+        EndpointUnavailable: The endpoint is away or overloaded; sending again does no harm.
+        EndpointError: It refuses the events.
+    """
+    return _call("POST", f"{url.rstrip('/')}/v1/events", {"events": list(events)})
+
+
 def status(url: str) -> dict[str, Any]:
     """Return what the graph says about itself."""
     return _call("GET", f"{url.rstrip('/')}/v1/status", None)
@@ -29,9 +47,11 @@ def _call(method: str, url: str, body: dict[str, Any] | None) -> dict[str, Any]:
     try:
         reply = httpx.request(method, url, json=body, timeout=30)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise EndpointError(
+        raise EndpointUnavailable(
             f"nothing answers at {url} ({error}); is `heliograph serve` running there?"
         ) from error
+    if reply.status_code in BUSY:
+        raise EndpointUnavailable(f"{url} is busy ({reply.status_code}): {reply.text[:200]}")
     try:
         answer = reply.json()
     except ValueError as error:

@@ -7,12 +7,21 @@ nothing about YAML, defaults or overrides.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeGuard
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 SourceName = Literal["popularity", "transitions", "als", "text"]
 """The models that propose candidates. The item LM ranks what they propose."""
@@ -28,6 +37,10 @@ Proposer = Literal["popularity", "transitions", "als", "text", "item_lm"]
 
 HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 """Sizes of an attention head that vLLM runs on CPUs and GPUs alike."""
+
+
+CLOCK_SKEW_US = 3600 * 1_000_000
+"""A client's clock may be wrong by this much before its events count as from the future."""
 
 
 class ConfigError(ValueError):
@@ -94,6 +107,23 @@ class EventsConfig(TableConfig):
 
     value: str | None = None
     """Column of a number that belongs to the event, such as a rating or a price."""
+
+    event_id: str | None = None
+    """Column of the event's identifier; null, and where it is empty: a hash of the content."""
+
+    rejecting_types: tuple[str, ...] = ("dislike",)
+    """Types by which a user turns an item down: it is not offered again, and is no part of
+    histories or training."""
+
+    ignored_types: tuple[str, ...] = ("impression",)
+    """Types that say nothing of what a user likes; every type in neither list is an interaction."""
+
+    feedback: bool = True
+    """Whether a build merges in what the event store has heard, and obeys its erasures."""
+
+    pseudonym_key: str | None = None
+    """Environment variable that holds the key with which user ids are hashed, at ingest and
+    online; null: they stay as they are."""
 
 
 class EmbeddingConfig(Config):
@@ -380,6 +410,11 @@ class ServeConfig(Config):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
+    store: str | None = None
+    """Where events are kept: `postgresql://user@host/name` for several replicas or nodes, or
+    `sqlite:////path/of/a/file`; `${NAME}` stands for an environment variable. Default: the file
+    `events.sqlite` beside the bundles."""
+
     deadline_ms: float = Field(default=200.0, gt=0)
     """Of a request that names none; a stage that would miss it is left out."""
 
@@ -404,6 +439,23 @@ class ServeConfig(Config):
     recommend: DeploymentConfig = DeploymentConfig()
     retrieve: DeploymentConfig = DeploymentConfig()
     rank: DeploymentConfig = DeploymentConfig()
+
+    @field_validator("store")
+    @classmethod
+    def _store_is_a_database(cls, store: str | None) -> str | None:
+        if store is None:
+            return None
+        url = urlsplit(store)
+        if url.scheme not in ("sqlite", "postgresql"):
+            raise ValueError("store begins with sqlite:/// or postgresql://")
+        if url.scheme == "sqlite" and not url.path.startswith("//"):
+            raise ValueError("the path of a sqlite store is absolute: sqlite:////path/of/a/file")
+        if url.password and not re.search(r"\$\{\w+\}", url.password):
+            raise ValueError(
+                "a password in the configuration would stand in every bundle; write ${NAME} and "
+                "set the environment variable NAME where the graph runs"
+            )
+        return store
 
 
 class HeliographConfig(Config):
@@ -458,6 +510,19 @@ def parse_config(raw: dict[str, Any], origin: str) -> HeliographConfig:
         return HeliographConfig.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(explain_errors(error, HeliographConfig, origin)) from error
+
+
+def override_serve(serve: ServeConfig, options: Mapping[str, Any]) -> ServeConfig:
+    """Set options of the command line; those that are None stay as they are.
+
+    Raises:
+        ConfigError: A value is out of bounds.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return ServeConfig.model_validate(serve.model_dump() | given)
+    except ValidationError as error:
+        raise ConfigError(explain_errors(error, ServeConfig, "the command line")) from error
 
 
 def dump_config(config: HeliographConfig) -> str:

@@ -5,8 +5,8 @@ Identifiers become row numbers here; every later stage sees numbers only.
 
 from __future__ import annotations
 
-import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from heliograph.catalog import Catalogue
-from heliograph.config import EventsConfig
+from heliograph.config import CLOCK_SKEW_US, EventsConfig
+from heliograph.feedback_files import is_erased, read_erasures, read_parts
+from heliograph.identifiers import bad_id, content_id
+from heliograph.pseudonyms import pseudonym, read_key
 from heliograph.tables import (
     REASON,
+    ROW,
     column,
     describe_refusals,
     read_cleaned,
@@ -43,6 +47,7 @@ from heliograph.workspace import InputError
 
 EVENTS_FILE = "events.parquet"
 REJECTED_EVENTS_FILE = "rejected_events.parquet"
+DISLIKED_FILE = "disliked.parquet"
 EVENTS = pa.schema(
     [
         ("event_id", pa.string()),
@@ -53,9 +58,6 @@ EVENTS = pa.schema(
         ("value", pa.float64()),
     ]
 )
-CLOCK_SKEW_US = 3600 * 1_000_000
-"""A client's clock may be wrong by this much before its events count as from the future."""
-
 History = NDArray[np.int32]
 """(length,) item numbers of one user, oldest first."""
 
@@ -101,13 +103,22 @@ class Interactions:
         return self.where(places_from_end > counts[self.owners()])
 
 
-def ingest_events(config: EventsConfig, catalogue: Catalogue, folder: Path) -> dict[str, float]:
+NO_INTERACTIONS = Interactions(
+    [], np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)
+)
+
+
+def ingest_events(
+    config: EventsConfig, catalogue: Catalogue, folder: Path, feedback: Path | None = None
+) -> dict[str, float]:
     """Read, clean and write the events.
 
     Args:
         config: Where the rows are and what their columns mean.
         catalogue: Events of items that are not in it are rejected.
-        folder: Gets `events.parquet` and `rejected_events.parquet`.
+        folder: Gets `events.parquet`, `rejected_events.parquet` and, if there are any, events
+            that turn an item down in `disliked.parquet`.
+        feedback: Folder of events that the online store has exported, to be merged in.
 
     Returns:
         Counts of events, users and rejected rows.
@@ -115,14 +126,10 @@ def ingest_events(config: EventsConfig, catalogue: Catalogue, folder: Path) -> d
     Raises:
         InputError: A file or column is missing, or no usable event is left.
     """
-    required = {config.user_id: "events.user_id", config.item_id: "events.item_id"}
-    if config.timestamp:
-        required[config.timestamp] = "events.timestamp"
-    settings = {config.type: "events.type", config.value: "events.value"}
-    optional = {name: setting for name, setting in settings.items() if name}
-    clean = partial(clean_events, config=config, now_us=time.time_ns() // 1000)
-    rows = read_cleaned(config, required, optional, clean)
+    rows, erased = _with_feedback(_read_cleaned(config), feedback)
     events, rejected = refuse_unknown_and_repeated(rows, catalogue)
+    events, ignored = _split_types(events, config.ignored_types)
+    events, disliked = _split_types(events, config.rejecting_types)
     if events.num_rows == 0:
         raise InputError(
             f"{config.path} holds no usable event: {describe_refusals(rejected)}. "
@@ -130,24 +137,70 @@ def ingest_events(config: EventsConfig, catalogue: Catalogue, folder: Path) -> d
         )
     pq.write_table(events, folder / EVENTS_FILE)
     pq.write_table(rejected, folder / REJECTED_EVENTS_FILE)
+    (folder / DISLIKED_FILE).unlink(missing_ok=True)
+    if disliked.num_rows:
+        pq.write_table(disliked, folder / DISLIKED_FILE)
+    seldom = {"disliked": disliked.num_rows, "ignored": ignored.num_rows, "erased": erased}
     return {
         "events": events.num_rows,
         "users": len(events["user_id"].unique()),
         "rejected": rejected.num_rows,
+    } | {name: count for name, count in seldom.items() if count}
+
+
+def _read_cleaned(config: EventsConfig) -> pa.Table:
+    required = {config.user_id: "events.user_id", config.item_id: "events.item_id"}
+    if config.timestamp:
+        required[config.timestamp] = "events.timestamp"
+    settings = {
+        config.type: "events.type",
+        config.value: "events.value",
+        config.event_id: "events.event_id",
     }
+    optional = {name: setting for name, setting in settings.items() if name}
+    clean = partial(
+        clean_events, config=config, now_us=time.time_ns() // 1000, key=read_key(config)
+    )
+    return read_cleaned(config, required, optional, clean)
 
 
-def clean_events(batch: pa.Table, config: EventsConfig, now_us: int) -> pa.Table:
+def _with_feedback(rows: pa.Table, feedback: Path | None) -> tuple[pa.Table, int]:
+    """Add exported events to cleaned rows and drop who has been erased, rejected rows included.
+
+    Returns:
+        The rows, and how many were dropped: of them nothing may remain but the number.
+    """
+    if feedback is None:
+        return rows, 0
+    heard = read_parts(feedback, EVENTS)
+    for name in (REASON, ROW):
+        heard = heard.append_column(name, pa.nulls(heard.num_rows, pa.string()))
+    rows = pa.concat_tables([rows, heard])
+    erased = is_erased(rows, read_erasures(feedback))
+    return rows.filter(pa.array(~erased)), int(erased.sum())
+
+
+def _split_types(events: pa.Table, types: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+    """Return the events of all other types, and those of these types."""
+    chosen = pc.is_in(events["type"], value_set=pa.array(types, pa.string()))
+    return events.filter(pc.invert(chosen)), events.filter(chosen)
+
+
+def clean_events(
+    batch: pa.Table, config: EventsConfig, now_us: int, key: bytes | None = None
+) -> pa.Table:
     """Bring rows into the events' schema; a row that cannot be an event gets a reason.
 
     Args:
         batch: Rows as they are in a file.
         config: What their columns mean.
         now_us: The time, in microseconds since 1970.
+        key: Of the pseudonyms; None leaves user ids as they are.
 
     Returns:
         As many rows; where a time cannot be used, 1970 stands in its place.
     """
+    batch = _with_pseudonyms(batch, config.user_id, key)
     users, items = strings(batch[config.user_id]), strings(batch[config.item_id])
     times = _microseconds(column(batch, config.timestamp), config)
     raw_values = column(batch, config.value)
@@ -155,7 +208,10 @@ def clean_events(batch: pa.Table, config: EventsConfig, now_us: int) -> pa.Table
     latest = now_us + CLOCK_SKEW_US
     usable = np.where((times >= 0) & (times <= latest), times, 0).astype(np.int64)
     types = pc.coalesce(strings(column(batch, config.type)), config.default_type)
-    ids = _event_ids(users, items, usable, types, values)
+    ids = pc.coalesce(
+        strings(column(batch, config.event_id)).cast(pa.string()),
+        _event_ids(users, items, usable, types, values),
+    )
     measured = pa.array(values, from_pandas=True)  # NaN becomes null
     cleaned = pa.table([ids, users, items, usable, types, measured], EVENTS.names).cast(EVENTS)
     reasons = [
@@ -167,6 +223,20 @@ def clean_events(batch: pa.Table, config: EventsConfig, now_us: int) -> pa.Table
         reason_where(_is_no_number(raw_values, values), "value is not a finite number"),
     ]
     return with_refusals(cleaned, reasons, came=batch)
+
+
+def _with_pseudonyms(rows: pa.Table, column: str, key: bytes | None) -> pa.Table:
+    """Replace the ids in a column; what cannot be an id stays, and is refused later."""
+    if key is None:
+        return rows
+    ids = strings(rows[column])
+    distinct = ids.unique()
+    hidden = [
+        user if user is None or bad_id(user) else pseudonym(user, key)
+        for user in distinct.to_pylist()
+    ]
+    replaced = pa.array(hidden, pa.string()).take(pc.index_in(ids, value_set=distinct))
+    return rows.set_column(rows.column_names.index(column), column, replaced)
 
 
 def refuse_unknown_and_repeated(rows: pa.Table, catalogue: Catalogue) -> tuple[pa.Table, pa.Table]:
@@ -183,6 +253,12 @@ def refuse_unknown_and_repeated(rows: pa.Table, catalogue: Catalogue) -> tuple[p
 def read_events(folder: Path, catalogue: Catalogue) -> Interactions:
     """Read the events that `ingest_events` wrote, as numbers."""
     return number_events(pq.read_table(folder / EVENTS_FILE), catalogue)
+
+
+def read_disliked(folder: Path, catalogue: Catalogue) -> Interactions:
+    """Read, as numbers, the events by which users turned items down."""
+    path = folder / DISLIKED_FILE
+    return number_events(pq.read_table(path) if path.is_file() else EVENTS.empty_table(), catalogue)
 
 
 def read_values(folder: Path) -> NDArray[np.float64]:
@@ -241,7 +317,7 @@ def _event_ids(
     times: NDArray[np.int64],
     types: pa.ChunkedArray,
     values: NDArray[np.float64],
-) -> pa.Array:
+) -> pa.ChunkedArray:
     """Hash the content of each row, so that the same event read twice is one event."""
     rows = zip(
         users.to_pylist(),
@@ -251,5 +327,4 @@ def _event_ids(
         types.to_pylist(),
         strict=True,
     )
-    contents = ("\x1f".join(map(str, row)).encode() for row in rows)
-    return pa.array([hashlib.blake2b(row, digest_size=12).hexdigest() for row in contents])
+    return pa.chunked_array([[content_id(*row) for row in rows]], pa.string())

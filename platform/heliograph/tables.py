@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 
 from heliograph.config import TableConfig
 from heliograph.formats import read_file
+from heliograph.identifiers import bad_id
 from heliograph.workspace import InputError, source_files
-
-MAX_ID_LENGTH = 512
 
 REASON = "_reason"
 """Column of a cleaned table: why the row is refused, or null."""
@@ -103,17 +102,6 @@ def refuse_ids(ids: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         for problem in map(bad_id, distinct.to_pylist())
     ]
     return pa.array(reasons, pa.string()).take(pc.index_in(ids, value_set=distinct))
-
-
-def bad_id(identifier: object) -> str | None:
-    """Return why a value cannot be an identifier, or None if it can."""
-    if not isinstance(identifier, str) or not identifier.strip():
-        return "is missing"
-    if len(identifier) > MAX_ID_LENGTH:
-        return f"has more than {MAX_ID_LENGTH} characters"
-    if not identifier.isprintable():
-        return "has characters that cannot be printed"
-    return None
 
 
 def with_refusals(

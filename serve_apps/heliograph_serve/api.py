@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from starlette.exceptions import HTTPException
 
 from heliograph.attributes import FieldError
 from heliograph.config import Proposer, Rules
-from heliograph.tables import MAX_ID_LENGTH, bad_id
+from heliograph.identifiers import Identifier
 
 MAX_ITEMS = 10_000
 """Items in one answer, identifiers in one request."""
@@ -20,13 +20,8 @@ MAX_ITEMS = 10_000
 Tier = Literal["generative", "retrieval", "popular"]
 
 
-def _identifier(value: str) -> str:
-    if problem := bad_id(value):
-        raise ValueError(f"the identifier {problem}")
-    return value
-
-
-Identifier = Annotated[str, Field(max_length=MAX_ID_LENGTH), AfterValidator(_identifier)]
+EVENT_SHAPE, BATCH_SHAPE = "one event", "several events"
+"""What the body of a request can be; no part of the name of a field."""
 
 
 class Body(BaseModel):
@@ -57,7 +52,7 @@ class RecommendationRequest(Rules):
     model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
 
     user_id: Identifier | None = None
-    """A user of the bundle; an unknown one gets popular items."""
+    """A user of the bundle or of the event store; an unknown one gets popular items."""
 
     history: list[Identifier] | None = Field(default=None, max_length=MAX_ITEMS)
     """Items consumed, oldest first, instead of a user; unknown items are ignored."""
@@ -111,6 +106,10 @@ class Recommendations(Body):
     """Rules that gave way so that as many items as were wanted, or as there are, could come."""
 
     bundle: str
+    fresh: bool = True
+    """Whether the user's latest events count; false: the event store did not answer in time, and
+    the history is that of the bundle."""
+
     timings_ms: dict[str, float]
     """Time of each stage as this request saw it, and `total`; one whose result was remembered is
     not there."""
@@ -145,7 +144,8 @@ class Readiness(Body):
 
     ready: bool
     stages: dict[str, bool]
-    """`retrieve` and `rank`; without the first only popular items can be recommended."""
+    """`retrieve`, `rank` and `history`, the event store; without the first only popular items can
+    be recommended."""
 
 
 class Status(Body):
@@ -211,7 +211,9 @@ def install_error_handlers(http: FastAPI) -> None:
             reason = problem.get("ctx", {}).get("error", problem["msg"])
             detail = ErrorDetail(code="malformed_json", message=f"the body is not JSON: {reason}")
             return _answer(400, detail)
-        field = ".".join(str(part) for part in problem["loc"][1:]) or None
+        shapes = (EVENT_SHAPE, BATCH_SHAPE)
+        parts = [str(part) for part in problem["loc"][1:] if part not in shapes]
+        field = ".".join(parts) or None
         if field is not None:  # a key may hold half a surrogate pair, which no answer can
             field = field.encode("utf-8", "backslashreplace").decode()
         message = problem["msg"].removeprefix("Value error, ")
@@ -224,4 +226,5 @@ def install_error_handlers(http: FastAPI) -> None:
 
 
 def _answer(status: int, detail: ErrorDetail) -> JSONResponse:
-    return JSONResponse(ErrorBody(error=detail).model_dump(), status_code=status)
+    headers = {"retry-after": "1"} if status == 503 else None
+    return JSONResponse(ErrorBody(error=detail).model_dump(), status, headers)

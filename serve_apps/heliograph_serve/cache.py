@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+import numpy as np
 from cachetools import LRUCache
 
 from heliograph.candidates import Candidates
+from heliograph.events import History
 from heliograph_serve.retrieve import Lookup
 
 OVERHEAD = 1024
@@ -38,6 +40,18 @@ class CandidateCache:
             return None
         self.hits += 1
         return entry[1]
+
+    def forget(self, history: History) -> int:
+        """Drop what was found for a history and for those it grew from; returns how many."""
+        grown_from = [
+            key
+            for key, (lookup, _) in self._entries.items()
+            if len(lookup.history)
+            and np.array_equal(lookup.history, history[: len(lookup.history)])
+        ]
+        for key in grown_from:
+            del self._entries[key]
+        return len(grown_from)
 
     def put(self, lookup: Lookup, candidates: Candidates) -> None:
         """Remember what was found."""

@@ -19,6 +19,7 @@ def serve(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder of bundles: the newest.")],
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    store: Annotated[str | None, typer.Option(help="URL of the event store.")] = None,
 ) -> None:
     """Serve a bundle until Ctrl-C.
 
@@ -27,13 +28,11 @@ def serve(
     Example: heliograph serve examples/movielens/workspace/bundles --port 8000
     """
     from heliograph.bundle import open_bundle
+    from heliograph.config import override_serve
     from heliograph_serve.graph import dashboard_url, running_graph
 
-    settings = open_bundle(bundle).config.serve
-    changed = {"host": host, "port": port}
-    settings = settings.model_copy(
-        update={name: value for name, value in changed.items() if value is not None}
-    )
+    options = {"host": host, "port": port, "store": store}
+    settings = override_serve(open_bundle(bundle).config.serve, options)
     console.print(f"starting the graph of {bundle} ...")
     with stopped_by_signal(), running_graph(bundle, settings) as url:
         console.print(f"endpoint   {url}\nAPI        {url}/docs\ndashboard  {dashboard_url()}")

@@ -18,6 +18,8 @@ from ray.serve.config import HTTPOptions
 from heliograph.bundle import open_bundle
 from heliograph.cluster import ray_cluster
 from heliograph.config import ServeConfig
+from heliograph.event_store.engine import require_usable, store_url
+from heliograph.pseudonyms import read_key
 from heliograph.workspace import InputError
 from heliograph_serve.app import APP_NAME, GraphArgs, app
 
@@ -31,11 +33,13 @@ def running_graph(bundle: Path, settings: ServeConfig | None = None) -> Iterator
     Joins a running Ray cluster, or starts one and ends it with the block.
 
     Raises:
-        InputError: The bundle is not whole, or the port is busy.
+        InputError: The bundle is not whole, the port is busy, or events cannot be kept.
     """
     opened = open_bundle(bundle)
     opened.check()
     settings = settings or opened.config.serve
+    require_usable(store_url(settings, opened.folder.parent))
+    read_key(opened.config.events)
     application = app(GraphArgs(bundle=opened.folder, serve=settings))
     with served(application, settings, APP_NAME) as url:
         wait_until_ready(url)

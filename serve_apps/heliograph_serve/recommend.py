@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,11 +27,11 @@ from heliograph import __version__
 from heliograph.bundle import open_bundle
 from heliograph.candidates import Candidates, proposer_names
 from heliograph.config import ServeConfig
-from heliograph.events import History
+from heliograph.history import NO_PAST, Past
+from heliograph.identifiers import MAX_ID_LENGTH
 from heliograph.ranking import behind, evidence_of
 from heliograph.ranking.vllm_engine import MAX_K
 from heliograph.rules import Bonus, Evidence, Plan, boosted, raised
-from heliograph.tables import MAX_ID_LENGTH
 from heliograph_serve.api import (
     ApiError,
     ErrorBody,
@@ -46,7 +46,7 @@ from heliograph_serve.api import (
     Tier,
     install_error_handlers,
 )
-from heliograph_serve.cache import CandidateCache
+from heliograph_serve.feedback import SHARE_OF_DEADLINE, FeedbackIngress, Known, router
 from heliograph_serve.rank import Ranked, Scoring
 from heliograph_serve.retrieve import Lookup
 from heliograph_serve.rulebook import RuleBook, ranked_for
@@ -62,6 +62,7 @@ http = FastAPI(
     summary="Recommendations by a generative language model over FAISS retrieval.",
 )
 install_error_handlers(http)
+http.include_router(router)
 ERRORS: dict[int | str, dict[str, object]] = {
     400: {"model": ErrorBody, "description": "The body is not JSON."},
     422: {"model": ErrorBody, "description": "The request is not valid; the message says why."},
@@ -86,7 +87,7 @@ class Clock:
         self.timings_ms[stage] = round(spent - sum(self.timings_ms.values()), 3)
 
 
-class Recommend:
+class Recommend(FeedbackIngress):
     """Finds the history, asks retrieval, asks the item LM, answers."""
 
     def __init__(
@@ -97,13 +98,10 @@ class Recommend:
         rank: DeploymentHandle[object],
     ) -> None:
         opened = open_bundle(bundle)
-        self.bundle_id = opened.id
+        super().__init__(opened, serve)
         self.serve = serve
-        self.config = opened.config
         self.blend = opened.blend()
-        self.catalogue = opened.catalogue()
         self.titles = self.catalogue.titles
-        self.histories = opened.histories()
         self.rules = RuleBook(
             self.catalogue, opened.popularity(), opened.text_vectors(), serve.rules
         )
@@ -117,7 +115,6 @@ class Recommend:
             "retrieve", propose.remote, serve.max_batch_size
         )
         self.rank: Stage[Scoring, Ranked] = Stage("rank", order.remote, serve.max_batch_size)
-        self.remembered = CandidateCache(serve.candidate_cache_mb)
         self.started = time.monotonic()
         self.answers: Counter[Tier] = Counter()
         self.latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)
@@ -127,12 +124,12 @@ class Recommend:
         """Recommend items to a user, or to whoever has the given history."""
         clock = Clock((request.deadline_ms or self.serve.deadline_ms) / 1000)
         plan = await self._plan(request)
-        history = self._history(request)
-        lookup = self._lookup(request, plan, history)
+        known = await self._known(request, clock)
+        lookup = self._lookup(request, plan, known.past)
         bonus = await asyncio.to_thread(self.rules.bonus, plan) if plan.raises else None
         tier: Tier = "popular"
         candidates = None
-        if len(history):
+        if len(known.past.history):
             candidates = await self._candidates(lookup, clock)
         if candidates is not None:
             tier = "retrieval"
@@ -154,7 +151,7 @@ class Recommend:
             clock.lap("rules")
         items = self._items(candidates, request.n)
         clock.lap("answer")
-        return self._answer(items, tier, clock, keeps_caps)
+        return self._answer(items, tier, clock, keeps_caps, known.is_fresh)
 
     @http.get(
         "/v1/items/{item_id}/similar",
@@ -204,11 +201,16 @@ class Recommend:
         ranked = None
         if candidates is not None:
             ranked = await self._asked(lookup, candidates, None, 1, clock)
+        hears = await self.hears()
         if candidates is None:
             response.status_code = 503
         return Readiness(
             ready=candidates is not None,
-            stages={"retrieve": candidates is not None, "rank": ranked is not None},
+            stages={
+                "retrieve": candidates is not None,
+                "rank": ranked is not None,
+                "history": hears,
+            },
         )
 
     @http.get("/v1/status")
@@ -228,16 +230,18 @@ class Recommend:
             candidate_cache={"hits": self.remembered.hits, "misses": self.remembered.misses},
             stages={
                 stage.name: "open" if stage.is_open else "closed"
-                for stage in (self.retrieve, self.rank)
+                for stage in (self.retrieve, self.rank, self.history, self.events)
             },
         )
 
-    def _history(self, request: RecommendationRequest) -> History:
-        """Return the item numbers of the request's history; unknown users have none."""
-        if request.user_id is not None:
-            known = self.histories.find(request.user_id)
-            return np.zeros(0, np.int32) if known is None else known
-        return self._rows(request.history or [])
+    async def _known(self, request: RecommendationRequest, clock: Clock) -> Known:
+        """Return what the request says of its user, or what is known of the one it names."""
+        if request.user_id is None:
+            history = self._rows(request.history or [])
+            return Known(replace(NO_PAST, history=history), is_fresh=True)
+        known = await self.known(request.user_id, SHARE_OF_DEADLINE * clock.left_s())
+        clock.lap("history")
+        return known
 
     async def _plan(self, request: RecommendationRequest) -> Plan:
         """Return the rules that hold; the first filter on a column takes its time."""
@@ -245,14 +249,15 @@ class Recommend:
             return await asyncio.to_thread(self.rules.read, request)
         return self.rules.plan
 
-    def _lookup(self, request: RecommendationRequest, plan: Plan, history: History) -> Lookup:
+    def _lookup(self, request: RecommendationRequest, plan: Plan, past: Past) -> Lookup:
         included = None if request.include is None else self._rows(request.include)
         if plan.consumed == "only":
-            included = history if included is None else np.intersect1d(included, history)
+            included = past.history if included is None else np.intersect1d(included, past.history)
+        unwanted = np.concatenate([past.disliked, self._rows(request.exclude)])
         return Lookup(
-            history=history,
+            history=past.history,
             count=max(self.config.candidates.count, ranked_for(plan, request.n)),
-            excluded=self.rules.excluded(plan, history, self._rows(request.exclude)),
+            excluded=self.rules.excluded(plan, past.history, unwanted),
             filter=plan.filter,
             included=included,
         )
@@ -347,7 +352,12 @@ class Recommend:
         ]
 
     def _answer(
-        self, items: list[RecommendedItem], tier: Tier, clock: Clock, keeps_caps: bool
+        self,
+        items: list[RecommendedItem],
+        tier: Tier,
+        clock: Clock,
+        keeps_caps: bool,
+        is_fresh: bool,
     ) -> Recommendations:
         total = (time.perf_counter() - clock.started) * 1000
         self.answers[tier] += 1
@@ -357,6 +367,7 @@ class Recommend:
             tier=tier,
             relaxed=[] if keeps_caps else ["caps"],
             bundle=self.bundle_id,
+            fresh=is_fresh,
             timings_ms=clock.timings_ms | {"total": round(total, 3)},
         )
 

@@ -1,0 +1,87 @@
+"""What is asked of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Select,
+    String,
+    bindparam,
+    func,
+    literal,
+    null,
+    select,
+    text,
+    union_all,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from heliograph.event_store.schema import erasures, events
+from heliograph.feedback_files import user_digest
+
+RECENT_EVENTS = 1000
+"""Newest events of a user that a look-up returns; older ones are for the next build."""
+
+_IDS_IN_A_STATEMENT = 1000  # databases bound the parameters of a statement
+
+ROWS = select(
+    events.c.position,
+    events.c.event_id,
+    events.c.user_id,
+    events.c.item_id,
+    events.c.time_us,
+    events.c.type,
+    events.c.value,
+)
+"""Position and fields of events."""
+
+
+def _heard() -> Select[*tuple[Any, ...]]:
+    columns = events.c
+    recency = func.row_number().over(
+        partition_by=columns.user_id, order_by=(columns.time_us.desc(), columns.position.desc())
+    )
+    of_users = columns.user_id.in_(bindparam("users", expanding=True))
+    wanted = (columns.position, columns.user_id, columns.item_id, columns.time_us, columns.type)
+    newest = select(*wanted, recency.label("recency")).where(of_users).subquery()
+    kept = select(*(newest.c[column.name] for column in wanted))
+    erased = select(
+        null().cast(BigInteger),
+        erasures.c.user_digest,
+        literal("", String),
+        erasures.c.erased_us,
+        literal("", String),
+    )
+    both = union_all(
+        kept.where(newest.c.recency <= RECENT_EVENTS),
+        erased.where(erasures.c.user_digest.in_(bindparam("digests", expanding=True))),
+    ).subquery()
+    return select(both).order_by(both.c.position.is_(None).desc(), both.c.time_us, both.c.position)
+
+
+HEARD = _heard()
+"""Position, user, item, time and type of the newest events of each of the `users`, oldest first.
+Before them, without a position, the erasures among `digests`: the digest stands for the user, the
+time is until when events are erased."""
+
+
+# Not max(position): an erasure may have taken the last events away.
+SQLITE_LAST_POSITION = text("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
+POSTGRESQL_LAST_POSITION = text(
+    "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM events_position_seq"
+)
+
+
+async def erased_until(connection: AsyncConnection, user_ids: Iterable[str]) -> dict[str, int]:
+    """Return, for those of the users who have been erased, until when."""
+    user_of = {user_digest(user): user for user in user_ids}
+    digests = list(user_of)
+    until: dict[str, int] = {}
+    for start in range(0, len(digests), _IDS_IN_A_STATEMENT):
+        some = digests[start : start + _IDS_IN_A_STATEMENT]
+        rows = await connection.execute(select(erasures).where(erasures.c.user_digest.in_(some)))
+        until |= {user_of[digest]: erased_us for digest, erased_us in rows}
+    return until

@@ -1,0 +1,34 @@
+"""The tables of the event store."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, String, Table
+
+metadata = MetaData()
+
+events = Table(
+    "events",
+    metadata,
+    # never given twice, also after an erasure: how far an export has come is such a number
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("event_id", String, nullable=False, unique=True),
+    Column("user_id", String, nullable=False),
+    Column("item_id", String, nullable=False),
+    Column("time_us", BigInteger, nullable=False),
+    Column("type", String, nullable=False),
+    Column("value", Double),
+    Index("events_by_user", "user_id", "time_us"),
+    sqlite_autoincrement=True,
+)
+"""One row an event; `time_us` is microseconds since 1970."""
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("user_digest", String, primary_key=True),
+    Column("erased_us", BigInteger, nullable=False),
+)
+"""Who has been erased: events up to `erased_us` are not taken any more, wherever they come from."""
+
+export_folders = Table("export_folders", metadata, Column("folder", String, primary_key=True))
+"""Folders that hold exported events, which an erasure must reach too."""

@@ -1,0 +1,222 @@
+"""The part of the ingress that hears what users do: events in, histories out, erasure.
+
+Many requests share one transaction: while one is being committed, others gather for the next.
+A request for recommendations never fails because the store did; the answer says that it is stale.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query
+from fastapi import Path as PathParameter
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from sqlalchemy.exc import SQLAlchemyError
+
+from heliograph.bundle import Bundle
+from heliograph.catalog import Catalogue
+from heliograph.config import HeliographConfig, ServeConfig
+from heliograph.event_store.engine import store_url
+from heliograph.event_store.event import Event, NewEvent, kept_as
+from heliograph.event_store.exporting import erase_from_exports
+from heliograph.event_store.store import Appended, EventStore, Heard, Stored
+from heliograph.feedback_files import user_digest
+from heliograph.history import NO_PAST, Histories, Past, merged
+from heliograph.identifiers import Identifier
+from heliograph.pseudonyms import pseudonym, read_key
+from heliograph_serve.api import ApiError, ErrorBody
+from heliograph_serve.cache import CandidateCache
+from heliograph_serve.feedback_api import (
+    UNKNOWN_ITEMS_NAMED,
+    EventsKept,
+    Feedback,
+    KeptEvent,
+    Receipt,
+    UserEvents,
+)
+from heliograph_serve.stage import Stage, StageUnavailable
+
+REQUESTS_A_COMMIT = 32
+"""With a thousand events in each, a commit of so many takes one or two seconds, not five."""
+
+WRITE_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 2.0
+BROADCAST_TIMEOUT_S = 2.0
+SHARE_OF_DEADLINE = 0.5
+"""Of the time that a request has left, for looking up what its user has done lately."""
+
+router = APIRouter()
+ERRORS: dict[int | str, dict[str, object]] = {
+    400: {"model": ErrorBody, "description": "The body is not JSON."},
+    422: {"model": ErrorBody, "description": "The request is not valid; the message says why."},
+    503: {"model": ErrorBody, "description": "The event store does not answer; try again."},
+}
+UserId = Annotated[Identifier, PathParameter()]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a user by now."""
+
+    past: Past
+    is_fresh: bool
+    """Whether the event store was asked; else this is what the bundle says."""
+
+
+class FeedbackIngress:
+    """Routes and look-ups around the event store; the ingress inherits them."""
+
+    def __init__(self, bundle: Bundle, settings: ServeConfig) -> None:
+        self.bundle_id = bundle.id
+        self.config: HeliographConfig = bundle.config
+        self.catalogue: Catalogue = bundle.catalogue()
+        self.histories: Histories = bundle.histories()
+        self.remembered = CandidateCache(settings.candidate_cache_mb)
+        self.pseudonym_key = read_key(self.config.events)
+        self.erased: dict[str, int] = {}
+        self.store = EventStore(store_url(settings, bundle.folder.parent))
+        self.history: Stage[str, Heard] = Stage(
+            "history", self.store.heard, settings.max_batch_size
+        )
+        self.events: Stage[Sequence[Event], Appended] = Stage(
+            "events", self.store.append, REQUESTS_A_COMMIT
+        )
+
+    @router.post("/v1/events", responses=ERRORS)
+    async def add_events(self, feedback: Annotated[Feedback, Body()]) -> EventsKept:
+        """Keep one event or up to 1,000; the next recommendation of their users reflects them.
+
+        An answer means that the events are on the disk. Without one, send them again: an event
+        counts once, however often it comes.
+        """
+        new = [feedback] if isinstance(feedback, NewEvent) else feedback.events
+        now_us = time.time_ns() // 1000
+        events = [
+            # events that say no time happened in the order in which they stand
+            kept_as(event, self.config.events, self.pseudonym_key, now_us + place)
+            for place, event in enumerate(new)
+        ]
+        try:
+            kept = await self.events.ask(events, WRITE_TIMEOUT_S)
+        except StageUnavailable as error:
+            raise store_is_down(
+                "the event store did not confirm the events; send them again, they count once"
+            ) from error
+        unknown = {event.item_id for event in events if event.item_id not in self.catalogue.row_of}
+        return EventsKept(
+            new=kept.new,
+            repeated=kept.repeated,
+            erased=kept.erased,
+            event_ids=[event.event_id for event in events],
+            unknown_items=sorted(unknown)[:UNKNOWN_ITEMS_NAMED],
+        )
+
+    @router.get("/v1/users/{user_id:path}/events", responses=ERRORS)
+    async def user_events(
+        self,
+        user_id: UserId,
+        after: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> UserEvents:
+        """Return a user's events in the store, a page at a time, in the order of arrival."""
+        user = pseudonym(user_id, self.pseudonym_key)
+        try:
+            rows = await self.store.page(user, after, limit + 1)
+        except (SQLAlchemyError, OSError) as error:
+            raise store_is_down("the event store does not answer") from error
+        return UserEvents(
+            user_id=user_id,
+            events=[_told(row) for row in rows[:limit]],
+            next=rows[limit - 1].position if len(rows) > limit else None,
+        )
+
+    @router.delete("/v1/users/{user_id:path}", responses=ERRORS)
+    async def erase_user(self, user_id: UserId) -> Receipt:
+        """Erase a user: events, exports, remembered candidates; hide what the bundle knows.
+
+        Doing it again finishes what was interrupted.
+        """
+        user = pseudonym(user_id, self.pseudonym_key)
+        known = await self.known(user_id, READ_TIMEOUT_S)
+        try:
+            erased = await self.store.erase(user, time.time_ns() // 1000)
+            exported = await erase_from_exports(self.store, {user_digest(user): erased.until_us})
+        except (SQLAlchemyError, OSError) as error:
+            raise store_is_down("the event store did not confirm the erasure") from error
+        in_bundle = self.histories.past(user)
+        visible = len(in_bundle.excluded) if user not in self.erased else 0
+        return Receipt(
+            user_id=user_id,
+            erased_until=_iso(erased.until_us),
+            store_events=erased.events,
+            exported_events=exported,
+            bundle_events=visible,
+            cached_candidates=await self._forget_everywhere(user, erased.until_us, known.past),
+        )
+
+    async def known(self, user_id: str, timeout_s: float) -> Known:
+        """Return what is known of a user: from the bundle, and since."""
+        user = pseudonym(user_id, self.pseudonym_key)
+        past = self.histories.past(user)
+        try:
+            heard = await self.history.ask(user, timeout_s)
+        except StageUnavailable:
+            return Known(NO_PAST if user in self.erased else past, is_fresh=False)
+        if heard.erased_us is not None:
+            self.erased[user] = heard.erased_us
+            past = past.since(heard.erased_us)
+        if heard.events:
+            past = merged(past, heard.events, self.catalogue.row_of, self.config.events)
+        return Known(past, is_fresh=True)
+
+    async def hears(self) -> bool:
+        """Tell whether the event store answers."""
+        try:
+            await self.history.ask("", READ_TIMEOUT_S)
+        except StageUnavailable:
+            return False
+        return True
+
+    def forget(self, user: str, until_us: int, past: Past) -> int:
+        """Drop what this replica remembers of a user; returns the remembered candidates dropped."""
+        self.erased[user] = until_us
+        return self.remembered.forget(past.history)
+
+    async def _forget_everywhere(self, user: str, until_us: int, past: Past) -> int:
+        here = serve.get_replica_context()
+        handle = serve.get_deployment_handle(here.deployment, here.app_name)
+        try:
+            dropped = await handle.broadcast("forget", user, until_us, past).results_async(
+                timeout_s=BROADCAST_TIMEOUT_S
+            )
+        except (RayError, RayServeException, TimeoutError):
+            # a replica that ends forgets by itself; one that hangs finds the tombstone in the store
+            dropped = [self.forget(user, until_us, past)]
+        return sum(dropped)
+
+
+def store_is_down(message: str) -> ApiError:
+    """Return the answer to requests that nothing but the store can answer."""
+    return ApiError(503, "store_unavailable", message)
+
+
+def _told(row: Stored) -> KeptEvent:
+    event = row.event
+    return KeptEvent(
+        event_id=event.event_id,
+        item_id=event.item_id,
+        timestamp=_iso(event.time_us),
+        type=event.type,
+        value=event.value,
+    )
+
+
+def _iso(micros: int) -> str:
+    seconds, rest = divmod(micros, 1_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest).isoformat()
