@@ -9,7 +9,6 @@ import numpy as np
 from heliograph.bundle import Bundle
 from heliograph.candidates import Retriever
 from heliograph.events import History
-from heliograph.ranking import evidence_of
 from heliograph.ranking.vllm_engine import Query
 from heliograph_serve.rank import Scoring
 
@@ -47,11 +46,9 @@ def queries_of(bundle: Bundle, k: int) -> list[Query]:
     histories = [user.history for user in users_of(bundle)]
     max_history = bundle.config.models.item_lm.max_history
     count = bundle.config.candidates.count
-    found = retriever_of(bundle).retrieve(histories, count)
-    evidence = evidence_of(found, count)
+    batch = retriever_of(bundle).retrieve(histories, count)
+    found = [batch.row(row, count) for row in range(len(histories))]
     return [
-        Scoring(history, found.row(row, count).items[0], evidence[row], history, False, k).query(
-            max_history
-        )
-        for row, history in enumerate(histories)
+        Scoring(history, own.items[0], own.evidence[0], history, False, k).query(max_history)
+        for history, own in zip(histories, found, strict=True)
     ]

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from heliograph.blend import Blend, Cohort
-from heliograph.candidates import Candidates, Retriever, popular_candidates, proposer_names
+from heliograph.candidates import (
+    Candidates,
+    Retriever,
+    above_last,
+    popular_candidates,
+    proposer_names,
+)
 from heliograph.config import (
     SOURCE_NAMES,
     AlsConfig,
@@ -153,6 +159,12 @@ def test_what_one_source_proposes_has_the_evidence_of_all() -> None:
             np.testing.assert_allclose(
                 proposals.evidence[:, source], scores[proposals.items], rtol=1e-5, atol=1e-6
             )
+
+
+def test_evidence_counts_from_the_last_candidate() -> None:
+    evidence = np.array([[9.0, 1.0, 4.0], [2.0, -1.0, -np.inf], [-np.inf] * 3], np.float32)
+    assert above_last(evidence, 3).tolist() == [[8.0, 0.0, 3.0], [3.0, 0.0, 0.0], [0.0] * 3]
+    assert above_last(evidence, 2).tolist() == [[5.0, 0.0, 0.0], [3.0, 0.0, 0.0], [0.0] * 3]
 
 
 def test_every_cohort_has_its_own_weights() -> None:

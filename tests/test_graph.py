@@ -78,9 +78,8 @@ def test_the_served_ranking_is_the_offline_ranking(url: str, bundle: Bundle) -> 
     for user in ("user-0", "user-17", "user-101"):
         history = bundle.histories().find(user)
         assert history is not None
-        count = bundle.config.candidates.count
-        candidates = retriever.retrieve([history], count)
-        ranked = rank(item_lm.scores([history]), candidates, count, [history], 20)
+        candidates = retriever.retrieve([history], bundle.config.candidates.count)
+        ranked = rank(item_lm.scores([history]), candidates, [history], 20)
         answer = ask(url, user_id=user, n=20)
         assert ids(answer) == [bundle.catalogue().ids[row] for row in ranked.items[0]]
         assert [item["score"] for item in answer["items"]] == pytest.approx(

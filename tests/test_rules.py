@@ -16,7 +16,7 @@ from heliograph.attributes import Attributes, FieldError
 from heliograph.candidates import Candidates
 from heliograph.config import Freshness, Rules
 from heliograph.filter_parser import parse_filter
-from heliograph.ranking import evidence_of, rank
+from heliograph.ranking import rank
 from heliograph.rules import (
     DAY_US,
     Bonus,
@@ -175,8 +175,8 @@ def test_a_boost_multiplies_the_odds_and_changes_nothing_else(seed: int) -> None
     nats = np.where(rng.random(n_items) < 0.5, rng.normal(scale=3, size=n_items), 0)
     bonus = Bonus(nats.astype(np.float32), np.zeros(n_items, np.float32))
 
-    plain = rank(log_probabilities, found, 5, [NO_ONE], n_items)
-    evidence = raised(Evidence(listed, evidence_of(found, 5)[0]), bonus, barred(n_items))
+    plain = rank(log_probabilities, found, [NO_ONE], n_items)
+    evidence = raised(Evidence(listed, found.evidence[0]), bonus, barred(n_items))
     lifted = log_probabilities[0].copy()
     lifted[evidence.items] += evidence.nats
     order = np.argsort(plain.items[0])

@@ -8,7 +8,8 @@ item, always proposes and fills what the others leave open.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,8 @@ class Candidates:
     """(histories, count) sums of evidence, weighted to stand alone; 0 beside -1."""
 
     evidence: NDArray[np.float32]
-    """(histories, count) the same, weighted to stand beside the item LM; 0 beside -1."""
+    """(histories, count) the same, weighted to stand beside the item LM, and counted from the last
+    of the best `candidates.count`, at least 0; 0 beside -1."""
 
     proposers: NDArray[np.uint8]
     """(histories, count) bit p is set where `PROPOSERS[p]` proposed the item."""
@@ -117,7 +119,8 @@ class Retriever:
             found.scores[row, : len(best)] = scores[best]
             found.evidence[row, : len(best)] = evidence[best]
             found.proposers[row, : len(best)] = proposals.proposers[best]
-        return found
+        evidence = np.where(found.items == NO_ITEM, -np.inf, found.evidence)
+        return replace(found, evidence=above_last(evidence, self.config.count))
 
     def propose(
         self,
@@ -168,6 +171,24 @@ class Retriever:
         return Candidates(items[best][None], found, found, proposers[best][None])
 
 
+def above_last(evidence: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Return what each candidate has more evidence than the last of its history's best `count`.
+
+    Items that are no candidates stand with that last one. Where a history has fewer candidates than
+    `count`, every eligible item is one.
+
+    Args:
+        evidence: (histories, candidates) in any order, -inf at open places.
+        count: As of `candidates.count`.
+
+    Returns:
+        An array of that shape, at least 0; 0 at open places.
+    """
+    best = -np.sort(-evidence, axis=1)[:, :count]
+    last = np.where(best > -np.inf, best, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+    return np.where(evidence > -np.inf, np.maximum(evidence - last, 0), 0).astype(np.float32)
+
+
 def popular_candidates(
     by_popularity: NDArray[np.int32],
     count: int,
@@ -182,9 +203,10 @@ def popular_candidates(
     return Candidates(items, scores, np.zeros_like(scores), proposers)
 
 
-def proposer_names(bits: int) -> list[Proposer]:
+@cache
+def proposer_names(bits: int) -> tuple[Proposer, ...]:
     """Return the names of the proposers in a bit set."""
-    return [name for name in PROPOSERS if bits & _bit(name)]
+    return tuple(name for name in PROPOSERS if bits & _bit(name))
 
 
 def _none(histories: int, count: int) -> Candidates:

@@ -226,16 +226,16 @@ def rankings(
     retriever: Retriever, item_lm: ItemLM, histories: Sequence[History], config: HeliographConfig
 ) -> dict[str, NDArray[np.int32]]:
     """Return (histories, k) rankings of all items by every model, as they would be served."""
-    k, count = max(DECISIVE_K, *config.evaluation.ks), config.candidates.count
+    k = max(DECISIVE_K, *config.evaluation.ks)
     found: dict[str, NDArray[np.int32]] = {
         name: top_items(retriever.sources.model(name).scores(histories), histories, k)
         for name in SOURCE_NAMES
     }
     scores = item_lm.scores(histories)
     found["item_lm"] = top_items(scores, histories, k)
-    candidates = retriever.retrieve(histories, max(count, k))
+    candidates = retriever.retrieve(histories, max(config.candidates.count, k))
     found["retrieval"] = candidates.items[:, :k]
-    ranked = rank(scores, candidates, count, histories, k).items
+    ranked = rank(scores, candidates, histories, k).items
     asked = retriever.blend.asks_item_lm(histories)
     found[PIPELINE] = np.where(asked[:, None], ranked, candidates.items[:, :k])
     return found

@@ -88,7 +88,7 @@ class RecommendedItem(Body):
     rank: int
     """1 for the first."""
 
-    sources: list[Proposer]
+    sources: tuple[Proposer, ...]
     """Which models proposed the item."""
 
     propensity: float = 1.0
@@ -121,7 +121,7 @@ class SimilarItem(Body):
     item_id: str
     title: str
     score: float
-    sources: list[Proposer]
+    sources: tuple[Proposer, ...]
 
 
 class SimilarItems(Body):

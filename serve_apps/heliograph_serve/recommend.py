@@ -29,7 +29,7 @@ from heliograph.candidates import Candidates, proposer_names
 from heliograph.config import ServeConfig
 from heliograph.history import NO_PAST, Past
 from heliograph.identifiers import MAX_ID_LENGTH
-from heliograph.ranking import behind, evidence_of
+from heliograph.ranking import behind
 from heliograph.ranking.vllm_engine import MAX_K
 from heliograph.rules import Bonus, Evidence, Plan, boosted, raised
 from heliograph_serve.api import (
@@ -319,9 +319,7 @@ class Recommend(FeedbackIngress):
         n: int,
         clock: Clock,
     ) -> Ranked | None:
-        evidence = Evidence(
-            candidates.items[0], evidence_of(candidates, self.config.candidates.count)[0]
-        )
+        evidence = Evidence(candidates.items[0], candidates.evidence[0])
         if bonus is not None:
             evidence = raised(evidence, bonus, self.rules.barred(lookup))
         scoring = Scoring(

@@ -33,24 +33,9 @@ class Ranking:
     """(histories, k) log-probabilities of coming next, evidence included; -inf beside -1."""
 
 
-def evidence_of(candidates: Candidates, count: int) -> NDArray[np.float32]:
-    """Return what each candidate has more evidence than the last of the best `count`, at least 0.
-
-    Returns:
-        An array of the candidates' shape; 0 at open places. Where there are fewer candidates than
-        `count`, every eligible item is one.
-    """
-    found = candidates.items != NO_ITEM
-    evidence = np.where(found, candidates.evidence, -np.inf)
-    best = -np.sort(-evidence, axis=1)[:, :count]
-    last = np.where(best > -np.inf, best, np.inf).min(axis=1, keepdims=True, initial=np.inf)
-    return np.where(found, np.maximum(evidence - last, 0), 0).astype(np.float32)
-
-
 def rank(
     log_probabilities: NDArray[np.float32],
     candidates: Candidates,
-    count: int,
     excluded: Sequence[NDArray[np.int32]],
     k: int,
 ) -> Ranking:
@@ -59,19 +44,17 @@ def rank(
     Args:
         log_probabilities: (histories, items) of the item LM.
         candidates: Of the same histories.
-        count: Candidates whose evidence counts, `candidates.count`.
         excluded: For each history the items that must not come back.
         k: Length of the rankings.
     """
-    evidence = evidence_of(candidates, count)
     ranking = Ranking(
-        np.full((len(evidence), k), NO_ITEM, np.int32),
-        np.full((len(evidence), k), -np.inf, np.float32),
+        np.full((len(excluded), k), NO_ITEM, np.int32),
+        np.full((len(excluded), k), -np.inf, np.float32),
     )
     for row, unwanted in enumerate(excluded):
         scores = log_probabilities[row].copy()
         found = candidates.items[row] != NO_ITEM
-        scores[candidates.items[row, found]] += evidence[row, found]
+        scores[candidates.items[row, found]] += candidates.evidence[row, found]
         scores[unwanted] = -np.inf
         scores -= np.logaddexp.reduce(scores)
         best = largest(scores, k)
@@ -88,22 +71,23 @@ def behind(
     Args:
         items: (k,) ranked items, best first.
         scores: (k,) theirs, above 0.
-        candidates: A one-row batch, which says who proposed what; what none of it has proposed
-            came from the item LM.
+        candidates: A one-row batch, not empty, which says who proposed what; what none of it has
+            proposed came from the item LM.
 
     Returns:
         A one-row batch, its evidence used up; the score of those behind is 0.
     """
-    known = {
-        int(item): bits
-        for item, bits in zip(candidates.items[0], candidates.proposers[0], strict=True)
-    }
-    proposers = [known.get(int(item), FROM_ITEM_LM) for item in items]
-    left = ~np.isin(candidates.items[0], items)
+    by_number = np.argsort(candidates.items[0])
+    places = np.searchsorted(candidates.items[0], items, sorter=by_number)
+    places = by_number[np.minimum(places, len(by_number) - 1)]
+    known = candidates.items[0, places] == items
+    left = np.ones(len(by_number), bool)
+    left[places[known]] = False
     rest = candidates.items[0, left]
+    proposers = np.where(known, candidates.proposers[0, places], FROM_ITEM_LM).astype(np.uint8)
     return Candidates(
         np.concatenate([items, rest])[None],
         np.concatenate([scores, np.zeros(len(rest), np.float32)])[None],
         np.zeros((1, len(items) + len(rest)), np.float32),
-        np.concatenate([np.array(proposers, np.uint8), candidates.proposers[0, left]])[None],
+        np.concatenate([proposers, candidates.proposers[0, left]])[None],
     )

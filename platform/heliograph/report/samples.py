@@ -33,7 +33,7 @@ class Recommended:
     share: float
     """Of the list's highest score, in [0, 1]."""
 
-    proposers: list[str]
+    proposers: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ def recommend(
     """Return for each history the first items as a one-row batch, scored as they are served."""
     if not histories:
         return []
-    count = bundle.config.candidates.count
-    candidates = retriever.retrieve(histories, max(count, SHOWN))
+    count = max(bundle.config.candidates.count, SHOWN)
+    candidates = retriever.retrieve(histories, count)
     scores = ItemLM.load(bundle.item_lm().parent).scores(histories)
-    ranking = rank(scores, candidates, count, histories, SHOWN)
+    ranking = rank(scores, candidates, histories, SHOWN)
     asked = retriever.blend.asks_item_lm(histories)
     return [
         _ranked(ranking, candidates, row) if asks else candidates.row(row, SHOWN)
@@ -112,7 +112,7 @@ def _named(answer: Candidates, ids: list[str], titles: list[str]) -> list[Recomm
             title=titles[item],
             score=score,
             share=max(score / highest, 0.0) if highest > 0 else 0.0,
-            proposers=[*proposer_names(int(bits))],
+            proposers=proposer_names(int(bits)),
         )
         for item, score, bits in zip(answer.items[0], scores, answer.proposers[0], strict=True)
     ]
