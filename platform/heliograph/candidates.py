@@ -186,7 +186,8 @@ def above_last(evidence: NDArray[np.float32], count: int) -> NDArray[np.float32]
     """
     best = -np.sort(-evidence, axis=1)[:, :count]
     last = np.where(best > -np.inf, best, np.inf).min(axis=1, keepdims=True, initial=np.inf)
-    return np.where(evidence > -np.inf, np.maximum(evidence - last, 0), 0).astype(np.float32)
+    above = np.where(evidence > -np.inf, np.maximum(evidence - last, 0), 0)
+    return np.asarray(above, np.float32)
 
 
 def popular_candidates(

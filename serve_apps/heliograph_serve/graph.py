@@ -13,7 +13,9 @@ import httpx
 import ray
 from ray import serve
 from ray.serve import Application
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions
+from ray.util import list_named_actors
 
 from heliograph.bundle import open_bundle
 from heliograph.cluster import ray_cluster
@@ -24,6 +26,7 @@ from heliograph.workspace import InputError
 from heliograph_serve.app import APP_NAME, GraphArgs, app
 
 START_TIMEOUT_S = 300.0
+END_TIMEOUT_S = 90.0
 
 
 @contextmanager
@@ -70,7 +73,22 @@ def served(application: Application, settings: ServeConfig, name: str) -> Iterat
             if was_running:
                 serve.delete(name)
             else:
-                serve.shutdown()
+                end_serve()
+
+
+def end_serve() -> None:
+    """Shut Serve down and return when it is gone.
+
+    Serve's own call stops waiting after 30 s, which a busy machine exceeds; whoever starts Serve
+    again by then would be shut down with it.
+    """
+    serve.shutdown()
+    give_up = time.monotonic() + END_TIMEOUT_S
+    controller = {"name": SERVE_CONTROLLER_NAME, "namespace": SERVE_NAMESPACE}
+    while controller in list_named_actors(all_namespaces=True):
+        if time.monotonic() > give_up:
+            raise RuntimeError(f"Serve has not ended after {END_TIMEOUT_S:g} s more")
+        time.sleep(0.1)
 
 
 def require_free_port(host: str, port: int) -> None:
