@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from heliograph.config import (
@@ -211,6 +211,7 @@ def test_what_is_dumped_loads_as_the_same_configuration(file: Path) -> None:
     text=st.text(st.characters(blacklist_categories=["Cs"]), max_size=30) | st.none(),
     weight=st.floats(0, 1e6),
 )
+@example(lr=1.0, seed=0, text="line\x85line\u2028line\u2029{año}", weight=0.0)  # YAML's line breaks
 def test_any_value_survives_the_dump(lr: float, seed: int, text: str | None, weight: float) -> None:
     config = parse_config(
         {

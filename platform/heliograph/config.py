@@ -527,7 +527,8 @@ def override_serve(serve: ServeConfig, options: Mapping[str, Any]) -> ServeConfi
 
 def dump_config(config: HeliographConfig) -> str:
     """Write a configuration, defaults included, as YAML that `load_config` reads."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    settings = config.model_dump(mode="json")
+    return yaml.dump(settings, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True)
 
 
 def explain_errors(error: ValidationError, schema: type[BaseModel], origin: str) -> str:
@@ -620,3 +621,14 @@ def _anchor(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(path, str) and "://" not in path:
             anchored[name] = {**raw[name], key: str(folder / path)}
     return anchored
+
+
+class _ConfigDumper(yaml.SafeDumper):
+    """Escapes the line breaks of Unicode, which PyYAML would write bare and read back as others."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        style = '"' if set(text) & set("\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_ConfigDumper.add_representer(str, _ConfigDumper.represent_text)
