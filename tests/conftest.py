@@ -10,12 +10,20 @@ import ray
 from hypothesis import settings
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
+from threadpoolctl import threadpool_limits
 
 from heliograph.bundle import Bundle, open_bundle
 from small_shop import build_shop, write_shop
 
 settings.register_profile("heliograph", deadline=None)  # a busy machine is no bug
 settings.load_profile("heliograph")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Worlds this small are computed faster by one thread than by two that wait for each other."""
+    with threadpool_limits(limits=1):
+        yield
 
 
 @pytest.fixture(scope="session")

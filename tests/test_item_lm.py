@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,16 +43,8 @@ N_ITEMS = 12
 SMALL = ItemLMConfig(hidden_size=32, layers=2, heads=1, max_history=6, spare_tokens=4)
 TWO_HEADS = SMALL.model_copy(update={"hidden_size": 64, "heads": 2})
 QUICK = TrainConfig(epochs=4, tokens_per_batch=64, dropout=0.1, lr=5e-3, device="cpu")
+LONG = QUICK.model_copy(update={"epochs": 20})
 EMPTY: History = np.zeros(0, np.int32)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small are trained faster by one thread than by two that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class KilledError(Exception):
@@ -97,6 +91,29 @@ def fit_blindly(
     return fit_item_lm(
         SMALL, train, split.train, None, vectors(), 5, checkpoint, lambda epoch: None
     )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training and its folder, for tests to read and to compare with."""
+
+    model: ItemLM
+    epochs: list[Epoch]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Train four epochs, as `fit` does unless told otherwise."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    return Run(*fit(folder), folder)
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Train long enough to learn the cycle."""
+    folder = tmp_path_factory.mktemp("long")
+    return Run(*fit(folder, LONG), folder)
 
 
 class PoisonedLoss:
@@ -175,8 +192,8 @@ def test_only_the_newest_items_of_a_long_history_are_read() -> None:
     assert prompt(EMPTY, 6) == [BOS]
 
 
-def test_spare_tokens_stay_silent_and_never_surface_in_scores(tmp_path: Path) -> None:
-    model, _ = fit(tmp_path)
+def test_spare_tokens_stay_silent_and_never_surface_in_scores(unbroken: Run) -> None:
+    model = unbroken.model
     assert len(model.embeddings) == vocabulary_size(N_ITEMS, SMALL.spare_tokens) == 64
     assert not model.embeddings[FIRST_ITEM + N_ITEMS :].any()
     assert model.scores([history(1)]).shape == (1, N_ITEMS)
@@ -212,8 +229,8 @@ def test_dropout_keeps_the_mean_and_is_off_in_evaluation() -> None:
 # training
 
 
-def test_a_cycle_is_learned(tmp_path: Path) -> None:
-    model, epochs = fit(tmp_path, QUICK.model_copy(update={"epochs": 20}))
+def test_a_cycle_is_learned(long: Run) -> None:
+    model, epochs = long.model, long.epochs
     histories = [history((item - 1) % N_ITEMS, item) for item in range(N_ITEMS)]
     expected = [*range(1, N_ITEMS), 0]
     assert model.scores(histories).argmax(axis=1).tolist() == expected
@@ -249,40 +266,40 @@ def test_an_item_nobody_has_met_is_recommended_for_its_text(tmp_path: Path) -> N
         assert scores[cold[cluster]] > scores[others].max()
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
-    first, epochs = fit(tmp_path / "a")
-    second, same = fit(tmp_path / "b")
-    assert_same_weights(first, second)
-    assert [epoch.loss for epoch in epochs] == [epoch.loss for epoch in same]
-    other, _ = fit(tmp_path / "c", seed=6)
-    assert not torch.equal(first.embeddings, other.embeddings)
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    unbroken: Run, tmp_path: Path
+) -> None:
+    second, same = fit(tmp_path / "same")
+    assert_same_weights(unbroken.model, second)
+    assert [epoch.loss for epoch in unbroken.epochs] == [epoch.loss for epoch in same]
+    other, _ = fit(tmp_path / "other", seed=6)
+    assert not torch.equal(unbroken.model.embeddings, other.embeddings)
 
 
 @pytest.mark.parametrize("kills", [[1], [3], [1, 2, 3]])
 def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(
-    kills: list[int], tmp_path: Path
+    kills: list[int], unbroken: Run, tmp_path: Path
 ) -> None:
-    unbroken, epochs = fit(tmp_path / "unbroken")
     for epoch in kills:
         with pytest.raises(KilledError):
-            fit(tmp_path / "killed", stop_after=epoch)
-    resumed, all_epochs = fit(tmp_path / "killed")
-    assert_same_weights(resumed, unbroken)
-    assert [epoch.loss for epoch in all_epochs] == [epoch.loss for epoch in epochs]
+            fit(tmp_path, stop_after=epoch)
+    resumed, epochs = fit(tmp_path)
+    assert_same_weights(resumed, unbroken.model)
+    assert [epoch.loss for epoch in epochs] == [epoch.loss for epoch in unbroken.epochs]
 
 
-def test_a_kill_while_the_next_checkpoint_is_written_does_no_harm(tmp_path: Path) -> None:
-    unbroken, _ = fit(tmp_path / "unbroken")
+def test_a_kill_while_the_next_checkpoint_is_written_does_no_harm(
+    unbroken: Run, tmp_path: Path
+) -> None:
     with pytest.raises(KilledError):
-        fit(tmp_path / "killed", stop_after=2)
-    (tmp_path / "killed" / "epoch-0003.safetensors").write_bytes(b"cut o")
-    resumed, _ = fit(tmp_path / "killed")
-    assert_same_weights(resumed, unbroken)
+        fit(tmp_path, stop_after=2)
+    (tmp_path / "epoch-0003.safetensors").write_bytes(b"cut o")
+    resumed, _ = fit(tmp_path)
+    assert_same_weights(resumed, unbroken.model)
 
 
-def test_only_the_newest_checkpoint_is_kept(tmp_path: Path) -> None:
-    fit(tmp_path)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+def test_only_the_newest_checkpoint_is_kept(unbroken: Run) -> None:
+    assert [path.name for path in sorted(unbroken.folder.iterdir())] == [
         "epoch-0004.safetensors",
         "run.json",
     ]
@@ -316,12 +333,12 @@ def test_the_checkpoint_of_another_run_is_not_continued(change: str, tmp_path: P
     assert_same_weights(replaced, fresh)
 
 
-def test_a_finished_run_goes_on_when_more_epochs_are_allowed(tmp_path: Path) -> None:
+def test_a_finished_run_goes_on_when_more_epochs_are_allowed(unbroken: Run, tmp_path: Path) -> None:
     longer = QUICK.model_copy(update={"epochs": 6})
-    unbroken, _ = fit(tmp_path / "unbroken", longer)
-    fit(tmp_path / "short")
-    resumed, epochs = fit(tmp_path / "short", longer)
-    assert_same_weights(resumed, unbroken)
+    at_once, _ = fit(tmp_path / "at_once", longer)
+    shutil.copytree(unbroken.folder, tmp_path / "finished")
+    resumed, epochs = fit(tmp_path / "finished", longer)
+    assert_same_weights(resumed, at_once)
     assert [epoch.number for epoch in epochs] == [1, 2, 3, 4, 5, 6]
 
 
@@ -351,35 +368,37 @@ def test_without_anybody_to_validate_on_the_epoch_of_least_loss_counts(tmp_path:
     assert model.scores([history(4)]).argmax() == 5
 
 
-def test_the_checkpoint_holds_numbers_as_json(tmp_path: Path) -> None:
-    _, epochs = fit(tmp_path)
-    record = json.loads((tmp_path / "run.json").read_text())
-    assert [entry["loss"] for entry in record["epochs"]] == [epoch.loss for epoch in epochs]
+def test_the_checkpoint_holds_numbers_as_json(unbroken: Run) -> None:
+    record = json.loads((unbroken.folder / "run.json").read_text())
+    losses = [epoch.loss for epoch in unbroken.epochs]
+    assert [entry["loss"] for entry in record["epochs"]] == losses
 
 
 # averaging, precision, divergence
 
 
-def test_averaged_weights_learn_the_cycle_too_and_differ_from_the_last_ones(tmp_path: Path) -> None:
-    longer = QUICK.model_copy(update={"epochs": 20})
-    averaged, _ = fit(tmp_path / "averaged", longer)
-    last, _ = fit(tmp_path / "last", longer.model_copy(update={"averaging": 0.0}))
-    for model in (averaged, last):
+def test_averaged_weights_learn_the_cycle_too_and_differ_from_the_last_ones(
+    long: Run, tmp_path: Path
+) -> None:
+    last, epochs = fit(tmp_path, LONG.model_copy(update={"averaging": 0.0}))
+    for model in (long.model, last):
         assert model.scores([history(3, 4)]).argmax() == 5
-    assert not torch.equal(averaged.embeddings, last.embeddings)
-
-
-def test_averaging_does_not_touch_the_weights_in_training(tmp_path: Path) -> None:
-    _, averaged = fit(tmp_path / "averaged")
-    _, last = fit(tmp_path / "last", QUICK.model_copy(update={"averaging": 0.0}))
-    assert [epoch.loss for epoch in averaged] == [epoch.loss for epoch in last]
+    assert not torch.equal(long.model.embeddings, last.embeddings)
+    together = min(len(epochs), len(long.epochs))  # either may have stopped early
+    assert together > 4
+    assert (
+        [epoch.loss for epoch in epochs][:together]
+        == [  # training is not touched
+            epoch.loss for epoch in long.epochs
+        ][:together]
+    )
 
 
 @pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"negatives": 8}])
 def test_the_cycle_is_learned_in_bfloat16_and_from_a_few_negatives(
     change: dict[str, object], tmp_path: Path
 ) -> None:
-    train = QUICK.model_copy(update={"precision": "float32", "epochs": 20} | change)
+    train = LONG.model_copy(update={"precision": "float32"} | change)
     model, _ = fit(tmp_path, train)
     assert model.embeddings.dtype == torch.float32
     histories = [history((item - 1) % N_ITEMS, item) for item in range(N_ITEMS)]
@@ -396,16 +415,15 @@ def test_a_run_with_negatives_is_resumed_to_the_weights_of_an_unbroken_one(tmp_p
 
 
 def test_a_step_that_is_no_number_any_more_stops_with_the_checkpoint_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unbroken, _ = fit(tmp_path / "unbroken")
     with monkeypatch.context() as poisoned:
         poisoned.setattr(item_lm_epochs, "next_item_loss", PoisonedLoss(after=15))
         with pytest.raises(DivergedError, match=r"batch \d+ of epoch 3 is nan .*epoch 2 is kept"):
-            fit(tmp_path / "poisoned")
-    resumed, epochs = fit(tmp_path / "poisoned")  # what poisoned it is gone
+            fit(tmp_path)
+    resumed, epochs = fit(tmp_path)  # what poisoned it is gone
     assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
-    assert_same_weights(resumed, unbroken)
+    assert_same_weights(resumed, unbroken.model)
 
 
 def test_an_absurd_learning_rate_is_an_error_and_another_one_begins_anew(tmp_path: Path) -> None:
@@ -419,14 +437,14 @@ def test_an_absurd_learning_rate_is_an_error_and_another_one_begins_anew(tmp_pat
 # without validation
 
 
-def test_without_validation_the_model_is_that_of_the_last_epoch(tmp_path: Path) -> None:
-    split = cycle_split()
-    validated, epochs = fit(tmp_path / "validated", split=split)
-    model, blind = fit_blindly(tmp_path / "blind", split)
-    assert [epoch.loss for epoch in blind] == [epoch.loss for epoch in epochs]
+def test_without_validation_the_model_is_that_of_the_last_epoch(
+    unbroken: Run, tmp_path: Path
+) -> None:
+    model, blind = fit_blindly(tmp_path, cycle_split())
+    assert [epoch.loss for epoch in blind] == [epoch.loss for epoch in unbroken.epochs]
     assert {epoch.validation_ndcg for epoch in blind} == {None}
-    assert best_epoch(epochs).number == len(epochs)  # so that the best epoch is the last one
-    assert_same_weights(model, validated)
+    assert best_epoch(unbroken.epochs).number == len(blind)  # so the best epoch is the last one
+    assert_same_weights(model, unbroken.model)
 
 
 def test_without_validation_every_epoch_is_trained_whatever_time_it_takes(tmp_path: Path) -> None:
