@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -86,10 +87,19 @@ def test_an_endpoint_that_does_not_answer_is_named(
     assert "heliograph serve" in printed
 
 
-def test_the_console_script_is_installed() -> None:
+def test_the_console_script_is_installed_and_starts_without_ray_or_torch() -> None:
     script = Path(sys.executable).with_name("heliograph")
-    done = subprocess.run([script, "version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [script, "version"],
+        env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"},  # lists imports on standard error
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip()
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "heliograph.config" in imported
+    assert not imported & {"faiss", "pandas", "ray", "torch", "transformers"}
 
 
 def test_events_are_migrated_and_exported_by_command(

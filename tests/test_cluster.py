@@ -6,8 +6,8 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from ray._private import services
 
-from heliograph import cluster
 from heliograph.cluster import running_cluster
 from heliograph.workspace import InputError
 
@@ -27,7 +27,7 @@ def silent() -> str:
 
 def recorded(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(cluster, "find_bootstrap_address", lambda temp_dir: address)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda temp_dir: address)
 
 
 def test_a_cluster_that_was_written_down_and_answers_is_joined(

@@ -1,6 +1,7 @@
 """The Ray cluster that this process works with: one that runs, or one of its own.
 
-`heliograph` never starts a second cluster beside one it could join.
+`heliograph` never starts a second cluster beside one it could join. Ray is imported where it is
+used: this module is read by every command, and most of their start would go to Ray.
 """
 
 from __future__ import annotations
@@ -10,10 +11,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import ray
-import ray.data
-from ray._private.services import find_bootstrap_address
 
 from heliograph.workspace import InputError
 
@@ -45,6 +42,8 @@ def ray_cluster(dashboard: bool = False) -> Iterator[None]:
     Args:
         dashboard: Whether a cluster that is started here gets a dashboard, on the loopback.
     """
+    import ray
+
     if ray.is_initialized():
         yield
         return
@@ -61,6 +60,9 @@ def connect(dashboard: bool) -> None:
     Raises:
         InputError: `RAY_ADDRESS` names a cluster that does not answer.
     """
+    import ray
+    import ray.data
+
     choose_fast_serve()
     # a cluster of our own ends with us: nobody waits for its replicas to drain
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
@@ -84,6 +86,8 @@ def running_cluster() -> str | None:
     Raises:
         InputError: `RAY_ADDRESS` names a cluster that does not answer.
     """
+    from ray._private.services import find_bootstrap_address
+
     named = os.environ.get("RAY_ADDRESS")
     if not named:
         recorded = find_bootstrap_address(temp_dir=None)
