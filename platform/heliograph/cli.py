@@ -229,7 +229,10 @@ def main() -> None:
 
     for entry in entry_points(group="heliograph.commands"):
         command: Any = entry.load()
-        app.command(entry.name)(command)
+        if isinstance(command, typer.Typer):  # a group of commands
+            app.add_typer(command, name=entry.name)
+        else:
+            app.command(entry.name)(command)
     try:
         app()
     except (ConfigError, InputError, EndpointError) as error:

@@ -537,7 +537,7 @@ def explain_errors(error: ValidationError, schema: type[BaseModel], origin: str)
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(f"  {key}: no such setting{_nearest(key, schema)}")
+            lines.append(f"  {key}: no such setting{nearest(key, schema)}")
         elif problem["type"] == "missing":
             lines.append(f"  {key}: is missing, and has no default")
         else:
@@ -557,7 +557,8 @@ def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _nearest(key: str, schema: type[BaseModel]) -> str:
+def nearest(key: str, schema: type[BaseModel]) -> str:
+    """Return the end of an error: the path most like one that does not exist, or its siblings."""
     section, _, name = key.rpartition(".")
     paths = [path.rpartition(".") for path in setting_paths(schema)]
     siblings = {last: above + dot + last for above, dot, last in paths if above == section}

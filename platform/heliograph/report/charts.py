@@ -62,7 +62,7 @@ def grouped_bars(groups: Sequence[Group], label: str) -> Markup:
     for group, height in zip(groups, heights, strict=True):
         parts.append(_group(group, top, scale))
         top += height
-    return _svg(WIDTH, bottom + 22, label, parts)
+    return svg(WIDTH, bottom + 22, label, parts)
 
 
 def line_chart(values: Sequence[float], label: str, title: str, marked: int | None) -> Markup:
@@ -79,19 +79,21 @@ def line_chart(values: Sequence[float], label: str, title: str, marked: int | No
     across = (PANEL_WIDTH - LEFT - RIGHT) / max(len(values) - 1, 1)
     down = (PANEL_HEIGHT - TOP - BOTTOM) / (high - low)
     points = [(LEFT + place * across, TOP + (high - y) * down) for place, y in enumerate(values)]
-    parts = [_text(LEFT, 12, title, "chart-title")]
+    parts = [text_at(LEFT, 12, title, "chart-title")]
     parts += [_level(TOP + (high - tick) * down, tick) for tick in ticks]
     parts += [
-        _text(LEFT + place * across, PANEL_HEIGHT - BOTTOM + 16, str(place + 1), "tick middle")
+        text_at(LEFT + place * across, PANEL_HEIGHT - BOTTOM + 16, str(place + 1), "tick middle")
         for place in _places(len(values))
     ]
-    parts.append(_text((LEFT + PANEL_WIDTH) / 2, PANEL_HEIGHT - 3, "epoch", "tick middle"))
+    parts.append(text_at((LEFT + PANEL_WIDTH) / 2, PANEL_HEIGHT - 3, "epoch", "tick middle"))
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     parts.append(Markup('<polyline class="line" points="{}"/>').format(path))
     if marked is not None or len(values) == 1:
         x, y = points[marked or 0]
-        parts.append(Markup('<circle class="mark" cx="{}" cy="{}" r="4"/>').format(_n(x), _n(y)))
-    return _svg(PANEL_WIDTH, PANEL_HEIGHT, label, parts)
+        parts.append(
+            Markup('<circle class="mark" cx="{}" cy="{}" r="4"/>').format(short(x), short(y))
+        )
+    return svg(PANEL_WIDTH, PANEL_HEIGHT, label, parts)
 
 
 def score_bar(share: float) -> Markup:
@@ -104,7 +106,7 @@ def score_bar(share: float) -> Markup:
     return Markup(
         f'<svg class="score" viewBox="0 0 100 10" preserveAspectRatio="none" '
         f'aria-hidden="true">{bar}</svg>'
-    ).format(_n(100 * min(max(share, 0), 1)))
+    ).format(short(100 * min(max(share, 0), 1)))
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -122,8 +124,8 @@ def _group(group: Group, top: float, scale: float) -> Markup:
     if len(name) > LONGEST_LABEL:
         name = name[: LONGEST_LABEL - 1] + "…"
     parts = [
-        _text(LABELS - 8, middle, name, "end"),
-        _text(LABELS - 8, middle + 13, group.note, "tick end"),
+        text_at(LABELS - 8, middle, name, "end"),
+        text_at(LABELS - 8, middle + 13, group.note, "tick end"),
     ]
     for place, bar in enumerate(group.bars):
         parts.append(_bar(bar, group.name, top + place * BAR, scale))
@@ -138,25 +140,25 @@ def _bar(bar: Bar, group: str, top: float, scale: float) -> Markup:
         told += f" ({bar.low:.4f} to {bar.high:.4f})"
         low, high = LABELS + bar.low * scale, LABELS + bar.high * scale
         whisker = Markup('<path class="whisker" d="M{} {}H{}"/>').format(
-            _n(low), _n(middle), _n(high)
+            short(low), short(middle), short(high)
         )
         end = max(end, high)
     shape = Markup(
         '<g><title>{}</title><rect class="series-{}" x="{}" y="{}" width="{}" height="{}"/>{}</g>'
     ).format(
-        told, bar.series, LABELS, _n(top + 1), _n(bar.value * scale), BAR - 2, whisker
+        told, bar.series, LABELS, short(top + 1), short(bar.value * scale), BAR - 2, whisker
     )  # fmt: skip
-    return shape + _text(end + 4, middle + 4, f"{bar.value:.3f}", "tick")
+    return shape + text_at(end + 4, middle + 4, f"{bar.value:.3f}", "tick")
 
 
 def _tick_of_bars(x: float, tick: float, bottom: float) -> Markup:
-    line = Markup('<path class="grid" d="M{} 0V{}"/>').format(_n(x), _n(bottom))
-    return line + _text(x, bottom + 14, f"{tick:g}", "tick middle")
+    line = Markup('<path class="grid" d="M{} 0V{}"/>').format(short(x), short(bottom))
+    return line + text_at(x, bottom + 14, f"{tick:g}", "tick middle")
 
 
 def _level(y: float, tick: float) -> Markup:
-    line = Markup('<path class="grid" d="M{} {}H{}"/>').format(LEFT, _n(y), PANEL_WIDTH - RIGHT)
-    return line + _text(LEFT - 6, y + 4, f"{tick:g}", "tick end")
+    line = Markup('<path class="grid" d="M{} {}H{}"/>').format(LEFT, short(y), PANEL_WIDTH - RIGHT)
+    return line + text_at(LEFT - 6, y + 4, f"{tick:g}", "tick end")
 
 
 def _places(count: int, most: int = 8) -> Iterable[int]:
@@ -164,14 +166,28 @@ def _places(count: int, most: int = 8) -> Iterable[int]:
     return range(0, count, -(-count // most))
 
 
-def _text(x: float, y: float, text: str, classes: str) -> Markup:
-    return Markup('<text x="{}" y="{}" class="{}">{}</text>').format(_n(x), _n(y), classes, text)
+def text_at(x: float, y: float, text: str, classes: str) -> Markup:
+    """Place text; its classes are CSS classes of the page."""
+    return Markup('<text x="{}" y="{}" class="{}">{}</text>').format(
+        short(x), short(y), classes, text
+    )
 
 
-def _svg(width: float, height: float, label: str, parts: Iterable[Markup]) -> Markup:
+def svg(width: float, height: float, label: str, parts: Iterable[Markup]) -> Markup:
+    """Put parts into a picture.
+
+    Args:
+        width: Of the view box.
+        height: Of the view box.
+        label: What it shows, for those who cannot see it.
+        parts: From back to front.
+    """
     head = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">')
-    return head.format(_n(width), _n(height), label) + Markup("").join(parts) + Markup("</svg>")
+    return (
+        head.format(short(width), short(height), label) + Markup("").join(parts) + Markup("</svg>")
+    )
 
 
-def _n(value: float) -> str:
+def short(value: float) -> str:
+    """Write a length."""
     return f"{value:.1f}".rstrip("0").rstrip(".")
