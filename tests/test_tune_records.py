@@ -1,0 +1,165 @@
+"""What a search writes down survives whatever happens, and one process at a time writes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from heliograph.config import HeliographConfig
+from heliograph.workspace import InputError
+from heliograph_tune.records import Asked, Event, Journal, Over, Record, read_journal
+from heliograph_tune.run_folder import create_run, locked, newest_run
+from heliograph_tune.table import TRIALS_FILE, write_trials
+from heliograph_tune.tensorboard import write_events
+from searches import ended, make_search, search_content, steps, write_config, write_search
+
+
+def asked(number: int, **settings: Any) -> Asked:
+    return Asked(number=number, seed=7, settings=settings)
+
+
+def test_a_journal_gives_back_what_was_written(tmp_path: Path) -> None:
+    events: list[Event] = [
+        asked(0),
+        asked(1, lr=0.1),
+        ended(asked(0), 0.5, steps=steps(0.4, 0.5)),
+        Over(phase="search"),
+    ]
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        for event in events:
+            journal.append(event)
+    assert list(read_journal(tmp_path / "journal.jsonl")) == events
+    record = Record(events)
+    assert [trial.number for trial in record.open] == [1]
+    assert record.over == {"search"}
+    assert not record.is_complete
+
+
+@pytest.mark.parametrize("torn", [b'{"event": "asked", "num', b"\xff\xfe"])
+def test_half_a_line_that_a_kill_left_is_cut_off(torn: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.append(asked(0))
+    with path.open("ab") as file:
+        file.write(torn)
+    assert len(list(read_journal(path))) == 1
+    with Journal(path) as journal:
+        journal.append(asked(1))
+    assert [event.number for event in read_journal(path) if isinstance(event, Asked)] == [0, 1]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_text('{"event": "asked"}\n')
+    with pytest.raises(InputError, match="line 1 of .* is damaged"):
+        list(read_journal(tmp_path / "journal.jsonl"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+def test_a_full_disk_says_how_to_go_on() -> None:
+    with Journal(Path("/dev/full")) as journal, pytest.raises(InputError, match="--resume"):
+        journal.append(asked(0))
+
+
+def test_the_table_has_a_row_a_trial_with_its_full_configuration(tmp_path: Path) -> None:
+    search = make_search(tmp_path)
+    first, second = asked(0), asked(1, **{"models.als.factors": 9})
+    failed = ended(second, 0.0, state="failed", metrics={}, error="ValueError: no")
+    record = Record([first, second, ended(first, 0.5, steps=steps(0.4, 0.5)), failed])
+    write_trials(record, search.config, tmp_path)
+    rows = pq.read_table(tmp_path / TRIALS_FILE).to_pylist()
+    assert [row["state"] for row in rows] == ["done", "failed"]
+    assert dict(rows[0]["metrics"])["ndcg@10"] == 0.5
+    assert [dict(step["values"])["ndcg@10"] for step in rows[0]["steps"]] == [0.4, 0.5]
+    config = HeliographConfig.model_validate(json.loads(rows[1]["config"]))
+    assert config.models.als.factors == 9
+    assert rows[1]["error"] == "ValueError: no"
+
+
+def test_tensorboard_is_given_curves_and_settings(tmp_path: Path) -> None:
+    trial = asked(3, **{"models.als.factors": 9, "train.precision": "float32"})
+    write_events(tmp_path, trial, ended(trial, 0.5, steps=steps(0.4, 0.5)))
+    curves, settings = (
+        b"".join(file.read_bytes() for file in (tmp_path / "tensorboard" / place).glob("events*"))
+        for place in ("00003", "00003/settings")
+    )
+    assert b"loss" in curves
+    assert b"models.als.factors" in settings
+    assert b"float32" in settings
+
+
+def test_runs_of_a_search_are_numbered(tmp_path: Path) -> None:
+    search = make_search(tmp_path)
+    assert [create_run(search).path.name for _ in range(3)] == ["als-1", "als-2", "als-3"]
+    assert newest_run(search).path.name == "als-3"
+    assert newest_run(search).search().space.parameters == search.space.parameters
+
+
+def test_a_search_without_a_run_has_nothing_to_go_on_with(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="start one without --resume"):
+        newest_run(make_search(tmp_path))
+
+
+def test_a_changed_search_file_is_refused_showing_the_difference(tmp_path: Path) -> None:
+    content = search_content(write_config(tmp_path))
+    path = tmp_path / "als.yaml"
+    create_run(write_search(path, content))
+    with pytest.raises(InputError, match=r"budget.trials was 12 and is 13"):
+        newest_run(write_search(path, content | {"budget": {"trials": 13}}))
+    with pytest.raises(InputError, match=r"train.epochs was 60 and is 5"):
+        newest_run(write_search(path, content | {"overrides": ["train.epochs=5"]}))
+    newest_run(write_search(path, content))
+
+
+def test_a_run_is_whole_or_is_not_there(tmp_path: Path) -> None:
+    search = make_search(tmp_path)
+    (tmp_path / "workspace" / "searches" / "als-1").mkdir(parents=True)  # a stranger's, empty
+    (tmp_path / "workspace" / "searches" / "als-2").mkdir()
+    (tmp_path / "workspace" / "searches" / "als-2" / "note.txt").touch()
+    folder = create_run(search)
+    assert folder.path.name == "als-3"
+    assert sorted(file.name for file in folder.path.iterdir()) == ["config.yaml", "search.yaml"]
+    assert not list(folder.path.parent.glob(".*"))
+
+
+def test_only_a_run_of_the_same_part_and_objectives_can_be_learned_from(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no run of a search"):
+        create_run(make_search(tmp_path, warm_start=str(tmp_path)))
+    earlier = str(create_run(make_search(tmp_path)).path)
+    create_run(make_search(tmp_path, warm_start=earlier))
+    with pytest.raises(InputError, match="searched als by ndcg@10, but this search is of als by"):
+        create_run(make_search(tmp_path, warm_start=earlier, objectives=["ndcg@10", "seconds"]))
+    space = {"models.transitions.window": {"type": "integer", "low": 1, "high": 9}}
+    with pytest.raises(InputError, match="but this search is of transitions"):
+        changes = {"search": "transitions", "space": space, "warm_start": earlier}
+        create_run(make_search(tmp_path, **changes))
+
+
+def test_changed_data_is_refused(tmp_path: Path) -> None:
+    folder = create_run(make_search(tmp_path))
+    folder.check_inputs({"events": "a"})
+    folder.check_inputs({"events": "a"})
+    with pytest.raises(InputError, match="events changed since"):
+        folder.check_inputs({"events": "b"})
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    from heliograph_tune.run_folder import RunFolder
+
+    with pytest.raises(InputError, match="is no run of a search"):
+        RunFolder(tmp_path).search()
+
+
+def test_two_searches_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "lock", "searching"),
+        pytest.raises(InputError, match=f"process {os.getpid()} is searching in"),
+        locked(tmp_path / "lock", "searching"),
+    ):
+        pytest.fail("both hold the lock")
+    with locked(tmp_path / "lock", "searching"):
+        pass  # it is free again

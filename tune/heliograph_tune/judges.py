@@ -1,0 +1,64 @@
+"""What becomes of a drawn configuration: a judge for each kind of search, shared by its trials."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from heliograph.config import HeliographConfig
+from heliograph_tune.knowledge import Knowledge
+from heliograph_tune.pipeline_evidence import PipelineEvidence
+from heliograph_tune.records import Report
+from heliograph_tune.search_file import SECONDS
+
+
+class Judge(Protocol):
+    """Knows all that trials may know; goes to the workers once, through the object store."""
+
+    def judge(
+        self, config: HeliographConfig, ks: tuple[int, ...], checkpoint: Path, report: Report
+    ) -> dict[str, float]:
+        """Return the metrics of a configuration on validation.
+
+        Args:
+            config: What was drawn.
+            ks: Cut-offs of the metrics.
+            checkpoint: Folder to go on from, and to leave something to go on from.
+            report: Is told of every step, if there are several.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ModelJudge:
+    """Fits one model and judges it by the validation items."""
+
+    model: str
+    known: Knowledge
+
+    def judge(
+        self, config: HeliographConfig, ks: tuple[int, ...], checkpoint: Path, report: Report
+    ) -> dict[str, float]:
+        """See `Judge`."""
+        from heliograph_tune.model_trials import MODEL_TRIALS  # torch takes seconds to import
+
+        return MODEL_TRIALS[self.model](self.known, config, ks, checkpoint, report)
+
+
+@dataclass(frozen=True)
+class PipelineJudge:
+    """Puts a pipeline together from what fixed models say."""
+
+    evidence: PipelineEvidence
+
+    def judge(
+        self, config: HeliographConfig, ks: tuple[int, ...], checkpoint: Path, report: Report
+    ) -> dict[str, float]:
+        """See `Judge`."""
+        from heliograph_tune.pipeline_trial import judge_pipeline
+
+        start = time.perf_counter()
+        metrics = judge_pipeline(self.evidence, config, ks)
+        return metrics | {SECONDS: time.perf_counter() - start}

@@ -1,0 +1,36 @@
+"""What the trials of a model search share, and all that they can know.
+
+The last item of each evaluated user, the test item, is cut off here, before anything reaches the
+search: no object that a trial is given contains it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heliograph.events import Interactions
+from heliograph.splits import NextItems, leave_one_out
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Training data and validation items, without the test items."""
+
+    train: Interactions
+    held_out: NextItems
+    """The validation item of each user, after what came before it."""
+
+    n_items: int
+    vectors: NDArray[np.float32] | None
+    """(items, dim) of the texts, for the models that read them."""
+
+
+def without_test_items(
+    interactions: Interactions, n_items: int, vectors: NDArray[np.float32] | None
+) -> Knowledge:
+    """Keep what may be known before the test: training events and validation items."""
+    split = leave_one_out(interactions)
+    return Knowledge(split.train, split.validation_items(), n_items, vectors)

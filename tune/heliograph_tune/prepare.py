@@ -1,0 +1,90 @@
+"""What a search needs before its first trial: the stages of a build, up to what is shared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from heliograph.build import Build
+from heliograph.bundle import read_sources
+from heliograph.embedding import read_vectors
+from heliograph.events import Interactions, read_events
+from heliograph.stages import Report
+from heliograph_tune.distributions import Choice
+from heliograph_tune.judges import Judge, ModelJudge, PipelineJudge
+from heliograph_tune.knowledge import without_test_items
+from heliograph_tune.pipeline_evidence import gather
+from heliograph_tune.run_folder import BUILDING, SEARCHES, locked
+from heliograph_tune.search_file import Search, cutoffs
+
+READ_TEXTS = ("text", "item_lm")
+"""Models that need the vectors of the texts."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What trials are given, and what it was made from."""
+
+    judge: Judge
+    inputs: dict[str, str]
+    """Stage -> hash of what it wrote."""
+
+
+def prepare(search: Search, report: Report) -> Prepared:
+    """Run the stages that are shared by all trials, as far as they have not been run before."""
+    workspace = search.config.workspace
+    with (
+        locked(workspace / SEARCHES / BUILDING, "building", wait=True),
+        Build(search.config, report) as build,
+    ):
+        build.ingest()
+        judge = (
+            _pipeline(search, build)
+            if search.settings.search == "pipeline"
+            else _model(search, build)
+        )
+        results = build.stages.results
+        return Prepared(judge, {name: result.digest for name, result in results.items()})
+
+
+def deepest(search: Search) -> int:
+    """Return the length of the longest list of candidates that any trial may ask for."""
+    candidates = search.config.candidates
+    most = [candidates.depth, candidates.count, *cutoffs(search.settings.objectives)]
+    for path in ("candidates.depth", "candidates.count"):
+        distribution = search.space.parameters.get(path)
+        if isinstance(distribution, Choice):
+            most += distribution.values
+        elif distribution is not None:
+            most.append(int(distribution.high))
+    return max(most)
+
+
+def _model(search: Search, build: Build) -> Judge:
+    vectors = None
+    if search.settings.search in READ_TEXTS:
+        build.embed()
+        vectors = read_vectors(build.stages.folder("embeddings"))
+    known = without_test_items(_events(build), len(build.catalogue), vectors)
+    return ModelJudge(search.settings.search, known)
+
+
+def _pipeline(search: Search, build: Build) -> Judge:
+    from heliograph.models.item_lm import ItemLM
+
+    build.embed()
+    build.train()
+    build.index()
+    config = search.config
+    known = without_test_items(_events(build), len(build.catalogue), None)
+    evidence = gather(
+        read_sources(config.workspace),
+        ItemLM.load(build.stages.folder("models/item_lm")),
+        known.held_out.sample(config.evaluation.max_users, config.seed),
+        deepest(search),
+        len(build.catalogue),
+    )
+    return PipelineJudge(evidence)
+
+
+def _events(build: Build) -> Interactions:
+    return read_events(build.stages.folder("events"), build.catalogue)

@@ -1,0 +1,166 @@
+"""What the command line shows of a search at work: the best so far, and how long it will take."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from heliograph_tune.records import Asked, Finished, Record, Step
+from heliograph_tune.search_file import Search
+from heliograph_tune.standings import standings
+from heliograph_tune.trials_to_run import BASELINE, by_score
+
+if TYPE_CHECKING:
+    from heliograph.significance import PairedDifference
+    from heliograph_tune.promote import Promotion
+
+SHOWN = 5
+"""Configurations in the table."""
+
+
+class SearchProgress:
+    """A table of the best trials and a line of counts, redrawn as trials report."""
+
+    def __init__(self, console: Console, search: Search, record: Record) -> None:
+        """Begin with what an earlier sitting has recorded."""
+        self.search = search
+        self.record = record
+        self.steps: dict[int, Step] = {}
+        self._spent = record.spent_s
+        self._began: float | None = None
+        self._lock = threading.Lock()  # the table is drawn in a thread of its own
+        self._live = Live(
+            console=console, get_renderable=self._draw, refresh_per_second=2, transient=True
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._began is not None:
+            self._live.stop()
+
+    def watch(self, number: int, event: Asked | Finished | Step) -> None:
+        """Hear of what happens to the trial of a number."""
+        if self._began is None:
+            self._began = time.monotonic()
+            self._live.start()
+        with self._lock:
+            if isinstance(event, Step):
+                self.steps[number] = event
+                return
+            self.record.note(event)
+            if isinstance(event, Finished):
+                self.steps.pop(number, None)
+
+    def _draw(self) -> Group:
+        with self._lock:
+            return Group(best_table(self.search, self.record), Text(self._line()))
+
+    def _line(self) -> str:
+        states = [finished.state for finished in self.record.finished.values()]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        running = [asked.number for asked in self.record.open]
+        at = ", ".join(
+            f"{number} at step {self.steps[number].step}" if number in self.steps else f"{number}"
+            for number in running
+        )
+        spent = self._spent + time.monotonic() - (self._began or time.monotonic())
+        return (
+            f"{counts or 'no trial has ended'}; running: {at or 'none'}; "
+            f"{_clock(spent)} spent, {self._left(spent)}"
+        )
+
+    def _left(self, spent: float) -> str:
+        budget, ended = self.search.settings.budget, len(self.record.finished)
+        left = [] if budget.minutes is None else [60 * budget.minutes - spent]
+        if budget.trials is not None and ended:
+            left.append(spent / ended * (self._all_trials() - ended))
+        return f"about {_clock(max(min(left), 0))} left" if left else "time left unknown"
+
+    def _all_trials(self) -> int:
+        repeat = self.search.settings.repeat
+        return (self.search.settings.budget.trials or 0) + (
+            (repeat.best + 1) * repeat.seeds if repeat.best else 0
+        )
+
+
+def best_table(search: Search, record: Record) -> Table:
+    """Lay out the best configurations so far."""
+    objectives = search.settings.objectives
+    table = Table(title=f"{search.settings.name}: best so far")
+    columns = ("trial", *objectives, "with other seeds", "seconds", "differs in")
+    for column in columns[:-1]:
+        table.add_column(column, justify="right")
+    table.add_column(columns[-1], overflow="fold")
+    repeated = {standing.number: standing for standing in standings(search, record)}
+    ranked = list(repeated) if record.is_complete else by_score(search, record)
+    shown = ranked[:SHOWN]
+    if BASELINE in ranked and BASELINE not in shown:
+        shown.append(BASELINE)
+    for number in shown:
+        end = record.finished[number]
+        others = repeated[number].repeated if number in repeated else ()
+        table.add_row(
+            "as it stands" if number == BASELINE else str(number),
+            *(f"{end.metrics[name]:.4f}" if name in end.metrics else "" for name in objectives),
+            f"{sum(others) / len(others):.4f} ({len(others)})" if others else "",
+            f"{end.seconds:.1f}",
+            escape(as_text(_by_last_name(record.asked[number].settings))),
+        )
+    return table
+
+
+def _by_last_name(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave the sections out: a terminal is narrow, and the search file has them."""
+    return {path.rpartition(".")[2]: value for path, value in settings.items()}
+
+
+def as_text(settings: dict[str, Any]) -> str:
+    """Say settings in one line."""
+    return ", ".join(f"{path}={short(value)}" for path, value in settings.items()) or "nothing"
+
+
+def short(value: Any) -> str:
+    """Say a value in few characters."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def promotion_table(promotion: Promotion) -> Table:
+    """Lay out what a promotion came to."""
+    found = promotion.difference
+    title = f"Test NDCG@10 of {found.users:,} users, as served"
+    table = Table(title=title, caption=_verdict(found))
+    table.add_column("", overflow="fold")
+    for column in ("NDCG@10", "difference (95 %)", "p"):
+        table.add_column(column, justify="right")
+    before = "as it stands" if promotion.is_against_own else promotion.against
+    table.add_row(escape(before), f"{promotion.ndcg_before:.4f}", "", "")
+    interval = f"{found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
+    name = f"trial {promotion.trial}: {as_text(_by_last_name(promotion.settings))}"
+    table.add_row(escape(name), f"{promotion.ndcg:.4f}", interval, f"{found.p_value:.2g}")
+    return table
+
+
+def _verdict(found: PairedDifference) -> str:
+    if found.low > 0:
+        return "better, by more than luck"
+    return "worse: do not serve it" if found.high < 0 else "no difference beyond luck"

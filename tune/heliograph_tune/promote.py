@@ -1,0 +1,182 @@
+"""The winner of a search -> a bundle ready to serve, and whether it is better on the test items.
+
+The one place of a search that reads test items, and it does so once: what it found is written down,
+and a second call returns that.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heliograph.blend import Blend
+from heliograph.build import REFIT, STAGES, Build
+from heliograph.bundle import RANKING_FILE, read_sources
+from heliograph.candidates import Retriever
+from heliograph.cluster import ray_cluster
+from heliograph.comparison import rankings
+from heliograph.config import HeliographConfig, load_config
+from heliograph.evaluation import per_user
+from heliograph.event_store.exporting import FEEDBACK_FOLDER
+from heliograph.models.item_lm import ItemLM
+from heliograph.significance import PairedDifference, paired_difference
+from heliograph.splits import NextItems
+from heliograph.stages import Report
+from heliograph.verdict import DECISIVE, DECISIVE_K, PIPELINE
+from heliograph.workspace import InputError, write_json
+from heliograph_tune.run_folder import BUILDING, CONFIG_FILE, SEARCHES, RunFolder, locked
+from heliograph_tune.search_file import Search
+from heliograph_tune.setting import with_settings
+from heliograph_tune.standings import Standing, standings
+
+PROMOTION_FILE = "promotion.json"
+STAGE_FOLDERS = ("items", "events", "embeddings", "models", "index", "refit")
+"""Of a workspace: they are copied, and what the winner does not change is found unchanged."""
+
+USERS_A_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What a promotion came to."""
+
+    trial: int
+    settings: dict[str, Any]
+    """In which the winner differs from the configuration as it stood."""
+
+    validation: float
+    """What the winner was chosen by: its mean over repetitions, or its score."""
+
+    ndcg: float
+    """Test NDCG@10 of the promoted pipeline, as it is served."""
+
+    ndcg_before: float
+    """The same of the configuration that it is compared with."""
+
+    against: str
+    """Path of that configuration."""
+
+    difference: PairedDifference
+    config: str
+    """Path of the configuration."""
+
+    bundle: str
+    """Path of the bundle."""
+
+    @property
+    def is_against_own(self) -> bool:
+        """Whether it is compared with the configuration that was searched."""
+        return Path(self.against) == Path(self.config).with_name(CONFIG_FILE)
+
+
+def promote(folder: RunFolder, report: Report, against: Path | None = None) -> Promotion:
+    """Build the winner and the configuration as it stood, and compare them on the test items.
+
+    Args:
+        folder: Of a run.
+        against: Another configuration to compare with, of the same data; after a chain of searches
+            that is the one that the first of them began with.
+        report: Is told of the stages of both builds.
+
+    Raises:
+        InputError: The search has not ended, or nothing is better than the configuration as it
+            stood and there is no other one to compare it with.
+    """
+    file = folder.path / PROMOTION_FILE
+    if file.is_file():
+        return _read(file)
+    search, record = folder.search(), folder.record()
+    if not record.is_complete:
+        raise InputError(f"{folder.path} has not ended; go on with its search and --resume first")
+    winner = standings(search, record)[0]
+    if winner.is_baseline and against is None:
+        raise InputError(
+            f"no trial of {folder.path} is better than the configuration as it stands "
+            f"({winner.mean:.4f} on validation); there is nothing to promote: widen the space, or "
+            "give the search more trials"
+        )
+    settings = record.asked[winner.number].settings
+    before = against or folder.config
+    building = search.config.workspace / SEARCHES / BUILDING
+    with (
+        locked(folder.path / "lock", "promoting"),
+        locked(building, "building", wait=True),
+        ray_cluster(),
+    ):
+        promotion = _promote(folder, search, winner, settings, before, report)
+    write_json(file, asdict(promotion))
+    return promotion
+
+
+def _promote(
+    folder: RunFolder,
+    search: Search,
+    winner: Standing,
+    settings: dict[str, Any],
+    against: Path,
+    report: Report,
+) -> Promotion:
+    best = with_settings(search.config, settings | {"workspace": str(folder.promoted)})
+    config = load_config(against)
+    before, _ = _test_values(config, report)
+    _copy_stages(config.workspace, folder.promoted)
+    after, bundle = _test_values(best, report)
+    return Promotion(
+        trial=winner.number,
+        settings=settings,
+        validation=winner.mean,
+        ndcg=float(after.mean()),
+        ndcg_before=float(before.mean()),
+        against=str(against),
+        difference=paired_difference(after, before, search.config.seed),
+        config=str(folder.best),
+        bundle=str(bundle),
+    )
+
+
+def _test_values(config: HeliographConfig, report: Report) -> tuple[NDArray[np.float64], Path]:
+    """Build a configuration; return (users,) test NDCG@10 of its pipeline, and its bundle."""
+    with Build(config, report) as build:
+        for stage in STAGES.values():
+            found = stage(build)
+        assert isinstance(found, Path)  # the last stage is the bundle
+        asked = build.split.test_items().sample(config.evaluation.max_users, config.seed)
+    served = config.workspace / REFIT if config.refit else config.workspace
+    blend = json.loads((config.workspace / "evaluation" / RANKING_FILE).read_text())
+    retriever = Retriever(read_sources(served), config.candidates, Blend.parse(blend))
+    item_lm = ItemLM.load(served / "models" / "item_lm")
+    parts = [
+        per_user(
+            rankings(retriever, item_lm, chunk.histories, config)[PIPELINE],
+            chunk.targets,
+            [DECISIVE_K],
+        )[DECISIVE]
+        for chunk in _chunks(asked)
+    ]
+    return np.concatenate(parts), found
+
+
+def _chunks(asked: NextItems) -> Iterator[NextItems]:
+    for start in range(0, len(asked.targets), USERS_A_CHUNK):
+        yield asked.pick(np.arange(start, min(start + USERS_A_CHUNK, len(asked.targets))))
+
+
+def _copy_stages(workspace: Path, promoted: Path) -> None:
+    for name in STAGE_FOLDERS:
+        if (workspace / name).is_dir():
+            shutil.copytree(workspace / name, promoted / name, dirs_exist_ok=True)
+    feedback = promoted / FEEDBACK_FOLDER
+    if (workspace / FEEDBACK_FOLDER).is_dir() and not feedback.exists():
+        feedback.symlink_to(workspace / FEEDBACK_FOLDER)  # no copy: erasures must reach it
+
+
+def _read(file: Path) -> Promotion:
+    content = json.loads(file.read_text())
+    return Promotion(**content | {"difference": PairedDifference(**content["difference"])})

@@ -1,0 +1,145 @@
+"""Which configuration to try next: an Optuna study that can be put together again from a record.
+
+A proposal depends on the seed, the number of the trial and what is known when it is asked for, on
+nothing else: no generator lives on from one trial to the next. So a search that was killed and
+told the same again proposes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from heliograph_tune.records import Asked, Finished, Record
+from heliograph_tune.search_file import SearchConfig, is_minimised
+from heliograph_tune.space import Space
+
+POPULATION = 20
+"""Of NSGA-II: searches here have tens or hundreds of trials, not thousands."""
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class OrderedNSGAII(NSGAIISampler):
+    """NSGA-II whose parents stand in order of number, also when they are first selected.
+
+    Optuna has them in another order then, and a resumed search selects them at another moment.
+    """
+
+    def select_parent(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        """See `NSGAIISampler`."""
+        return sorted(super().select_parent(study, generation), key=lambda trial: trial.number)
+
+
+class Proposer:
+    """Proposes trials and learns from their ends."""
+
+    def __init__(self, settings: SearchConfig, space: Space) -> None:
+        self.settings = settings
+        self.space = space
+        self.study = optuna.create_study(
+            directions=[
+                "minimize" if is_minimised(objective) else "maximize"
+                for objective in settings.objectives
+            ],
+            sampler=RandomSampler(seed=settings.seed),
+        )
+        self._places: dict[int, int] = {}  # number of a trial -> its number in the study
+
+    def propose(self, number: int, seed: int) -> Asked:
+        """Propose the trial of a number.
+
+        Args:
+            number: Of the trial.
+            seed: That the trial is run with.
+        """
+        self.study.sampler = self._sampler(number)
+        trial = self.study.ask()
+        settings = self.space.draw(trial)
+        frozen = self.study.get_trials(deepcopy=False)[trial.number]
+        self._places[number] = trial.number
+        return Asked(
+            number=number,
+            seed=seed,
+            settings=settings,
+            drawn=self.space.drawn_for(settings),
+            attributes=dict(frozen.system_attrs),
+        )
+
+    def note(self, asked: Asked) -> None:
+        """Learn of a trial that was handed out without being proposed here and now."""
+        if asked.drawn is None:
+            return
+        self._places[asked.number] = len(self.study.get_trials(deepcopy=False))
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.RUNNING,
+                params=dict(asked.drawn),
+                distributions=self.space.distributions(asked.drawn),
+                system_attrs=asked.attributes,
+            )
+        )
+
+    def learn(self, finished: Finished) -> None:
+        """Learn from the end of a trial."""
+        place = self._places.get(finished.number)
+        if place is None:
+            return
+        values = self.values_of(finished)
+        if values is None:
+            self.study.tell(place, state=TrialState.FAIL)
+        elif finished.state in ("stopped", "cut") and len(values) == 1:
+            # a pruned trial counts by its last value, behind those that went further
+            running = self.study.get_trials(deepcopy=False)[place]
+            trial = optuna.Trial(self.study, running._trial_id)
+            trial.report(values[0], finished.steps[-1].step if finished.steps else 0)
+            self.study.tell(place, state=TrialState.PRUNED)
+        else:
+            self.study.tell(place, list(values))
+
+    def learn_all(self, record: Record) -> None:
+        """Learn everything that a record says of the search itself."""
+        for number, asked in sorted(record.asked.items()):
+            if asked.phase == "search":
+                self.note(asked)
+                if number in record.finished:
+                    self.learn(record.finished[number])
+
+    def warm_up(self, earlier: Record) -> int:
+        """Learn from the trials of another run that lie within this space; returns how many."""
+        known = 0
+        for asked in earlier.of("search"):
+            drawn = self.space.drawn_for(asked.settings) if asked.drawn is not None else None
+            values = self.values_of(earlier.finished[asked.number])
+            if drawn is None or values is None:
+                continue
+            self.study.add_trial(
+                optuna.trial.create_trial(
+                    values=list(values),
+                    params=dict(drawn),
+                    distributions=self.space.distributions(drawn),
+                )
+            )
+            known += 1
+        return known
+
+    def values_of(self, finished: Finished) -> Sequence[float] | None:
+        """Return a trial's value of each objective; None where one is missing."""
+        if finished.state == "failed":
+            return None
+        values = [finished.metrics.get(objective) for objective in self.settings.objectives]
+        return None if None in values else [value for value in values if value is not None]
+
+    def _sampler(self, number: int) -> BaseSampler:
+        seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
+        match self.settings.searcher:
+            case "random":
+                return RandomSampler(seed=seed)
+            case "tpe":
+                return TPESampler(seed=seed)
+            case "nsga2":
+                return OrderedNSGAII(seed=seed, population_size=POPULATION)

@@ -1,0 +1,121 @@
+"""The charts of a run's report, from its record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from heliograph_tune.charts import Axis, Line, dots, height_of, lines, parallel
+from heliograph_tune.distributions import Choice, Distribution, Integer, LogUniform
+from heliograph_tune.pareto import pareto_front
+from heliograph_tune.progress import as_text, short
+from heliograph_tune.records import Record
+from heliograph_tune.search_file import BY_EPOCH, Search, is_minimised
+
+MOST_AXES = 8
+"""Settings that parallel coordinates have room for."""
+
+
+def best_by_trial(search: Search, record: Record) -> Markup:
+    """Draw the score of every trial, and the best so far."""
+    objective = search.settings.objectives[0]
+    better = min if is_minimised(objective) else max
+    points: list[tuple[float, float]] = []
+    names: list[str] = []
+    so_far: list[int] = []
+    for asked in record.of("search"):
+        score = record.score(asked.number, objective)
+        if score is None:
+            continue
+        points.append((float(asked.number), score))
+        names.append(f"trial {asked.number}: {score:.4f}, {as_text(asked.settings)}")
+        if not so_far or better(score, points[so_far[-1]][1]) != points[so_far[-1]][1]:
+            so_far.append(len(points) - 1)
+    label = f"{objective} of {len(points)} trials in order; the line joins each new best one"
+    return dots(points, names, so_far, label, "trial", objective)
+
+
+def learning_curves(search: Search, record: Record, winner: int) -> Markup | None:
+    """Draw what trials reported step by step."""
+    curves = [
+        Line(
+            f"trial {asked.number}: {as_text(asked.settings)}",
+            [(float(step.step), step.values[BY_EPOCH]) for step in end.steps],
+            asked.number == winner,
+        )
+        for asked in record.of("search")
+        if (end := record.finished[asked.number]).steps
+    ]
+    if not curves:
+        return None
+    label = f"{BY_EPOCH} by epoch of {len(curves)} trials; that of the best one stands out"
+    return lines(curves, label, "epoch", f"validation {BY_EPOCH}")
+
+
+def parameters(search: Search, record: Record, winner: int) -> Markup | None:
+    """Draw every trial as a line over its settings and its score."""
+    objective = search.settings.objectives[0]
+    scored = [
+        (asked, score)
+        for asked in record.of("search")
+        if asked.settings and (score := record.score(asked.number, objective)) is not None
+    ]
+    if not scored:
+        return None
+    scores = [score for _, score in scored]
+    low, high = min(scores), max(scores)
+    paths = list(search.space.parameters)[:MOST_AXES]
+    axes = [_axis(path, search.space.parameters[path]) for path in paths]
+    axes.append(Axis(objective, [(0, f"{low:.4f}"), (1, f"{high:.4f}")]))
+    rows = []
+    for asked, score in scored:
+        points = [
+            (float(place), _height(asked.settings[path], search.space.parameters[path]))
+            for place, path in enumerate(paths)
+            if path in asked.settings
+        ]
+        points.append((float(len(paths)), height_of(score, low, high, log=False)))
+        rows.append(Line(f"trial {asked.number}: {score:.4f}", points, asked.number == winner))
+    label = f"Settings and {objective} of {len(rows)} trials; the best one stands out"
+    return parallel(axes, rows, label)
+
+
+def pareto(search: Search, record: Record) -> Markup | None:
+    """Draw the first two objectives against each other, where there are several."""
+    objectives = search.settings.objectives
+    if len(objectives) < 2:
+        return None
+    found: list[tuple[int, list[float]]] = []
+    for asked in record.of("search"):
+        values = [record.score(asked.number, objective) for objective in objectives]
+        if None not in values:
+            found.append((asked.number, [value for value in values if value is not None]))
+    if not found:
+        return None
+    minimised = np.array([is_minimised(objective) for objective in objectives])
+    front = pareto_front(np.array([values for _, values in found]), minimised)
+    points = [(values[0], values[1]) for _, values in found]
+    ordered = sorted(map(int, front), key=lambda place: points[place])
+    label = f"{objectives[0]} against {objectives[1]}: {len(front)} trials that none beats in all"
+    names = [f"trial {number}: {as_text(record.asked[number].settings)}" for number, _ in found]
+    return dots(points, names, ordered, label, objectives[0], objectives[1])
+
+
+def _axis(path: str, distribution: Distribution) -> Axis:
+    name = path.rpartition(".")[2]
+    if isinstance(distribution, Choice):
+        values: list[Any] = list(distribution.values)
+    else:
+        values = [distribution.low, distribution.high]
+    return Axis(name, [(_height(value, distribution), short(value)) for value in values])
+
+
+def _height(value: Any, distribution: Distribution) -> float:
+    if isinstance(distribution, Choice):
+        return height_of(distribution.values.index(value), 0, len(distribution.values) - 1, False)
+    is_log = isinstance(distribution, LogUniform) or (
+        isinstance(distribution, Integer) and distribution.log
+    )
+    return height_of(value, distribution.low, distribution.high, is_log)

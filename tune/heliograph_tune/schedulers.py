@@ -1,0 +1,55 @@
+"""Who stops bad trials early: Ray Tune's schedulers, told what earlier sittings have seen."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from heliograph_tune.distributions import Choice
+from heliograph_tune.records import Finished, Record
+from heliograph_tune.search_file import BEST, Search
+from heliograph_tune.worker import STEP, told_as
+
+
+def fifo() -> TrialScheduler:
+    """Return a scheduler that lets every trial run to its end."""
+    return FIFOScheduler()
+
+
+def scheduler_of(search: Search, record: Record) -> TrialScheduler:
+    """Return the scheduler of a search, which knows the trials of a record already."""
+    if not search.settings.uses_asha:
+        return fifo()
+    asha = search.settings.asha
+    scheduler = ASHAScheduler(
+        time_attr=STEP,
+        metric=BEST,
+        mode="max",
+        max_t=max(most_epochs(search), asha.grace_epochs + 1),
+        grace_period=asha.grace_epochs,
+        reduction_factor=asha.reduction,
+        stop_last_trials=False,
+    )
+    for number, finished in sorted(record.finished.items()):
+        if record.asked[number].phase == "search":
+            _remember(scheduler, finished)
+    return scheduler
+
+
+def most_epochs(search: Search) -> int:
+    """Return the epochs of the longest trial."""
+    epochs = search.space.parameters.get("train.epochs")
+    if epochs is None:
+        return search.config.train.epochs
+    return int(max(epochs.values) if isinstance(epochs, Choice) else epochs.high)
+
+
+def _remember(scheduler: TrialScheduler, finished: Finished) -> None:
+    """Report a finished trial's steps to a scheduler that has not seen them."""
+    trial: Any = SimpleNamespace(trial_id=f"before-{finished.number}")
+    nobody: Any = None  # ASHA asks nothing of its controller
+    scheduler.on_trial_add(nobody, trial)
+    for step in finished.steps:
+        scheduler.on_trial_result(nobody, trial, told_as(step))

@@ -1,0 +1,216 @@
+"""The search file: a search is data, checked whole before anything starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from heliograph.config import (
+    Config,
+    ConfigError,
+    HeliographConfig,
+    explain_errors,
+    load_config,
+)
+from heliograph.evaluation import METRICS
+from heliograph_tune.distributions import Distribution
+from heliograph_tune.space import Space, check_space
+
+Searched = Literal["als", "text", "transitions", "item_lm", "pipeline"]
+"""What a search can be over: one model, or the pipeline on top of fitted models."""
+
+READS: dict[Searched, tuple[str, ...]] = {
+    "als": ("models.als",),
+    "text": ("models.text",),
+    "transitions": ("models.transitions",),
+    "item_lm": ("models.item_lm", "train"),
+    "pipeline": ("candidates", "ranking"),
+}
+"""The sections of the configuration that decide the outcome of each."""
+
+BY_EPOCH = "ndcg@10"
+"""The metric that training of the item LM reports after each epoch."""
+
+BEST = "best"
+"""Of a step: the best value of that metric so far, as training keeps its best epoch."""
+
+DEEPEST = 100
+"""Largest cut-off of an objective."""
+
+LISTS = ("coverage", "gini")
+SECONDS = "seconds"
+MINIMISED = ("gini", SECONDS)
+"""Objectives of which less is better; of all others more is."""
+
+
+class Budget(Config):
+    """What a search may spend; it ends with whichever comes first."""
+
+    trials: int | None = Field(default=None, ge=1)
+    minutes: float | None = Field(default=None, gt=0)
+    """Of wall time, without the repetitions at the end."""
+
+    concurrency: int | None = Field(default=None, ge=1)
+    """Trials at once; null: as many as the cluster has processors for."""
+
+    cpus: float = Field(default=1, gt=0)
+    """Of each trial."""
+
+    gpus: float = Field(default=0, ge=0)
+    """Of each trial."""
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.trials is None and self.minutes is None:
+            raise ValueError("the search would never end; set trials, minutes or both")
+        return self
+
+
+class Asha(Config):
+    """Asynchronous successive halving (Li et al., MLSys 2020)."""
+
+    grace_epochs: int = Field(default=2, ge=1)
+    """No trial is stopped before."""
+
+    reduction: int = Field(default=3, ge=2)
+    """One in so many goes on at each rung; rungs lie this factor apart."""
+
+
+class Repeat(Config):
+    """The best configurations once more, so that luck does not win."""
+
+    best: int = Field(default=3, ge=0)
+    """Configurations; 0: none, the best trial wins."""
+
+    seeds: int = Field(default=3, ge=1)
+    """Each configuration is run with so many other seeds; their mean decides."""
+
+
+class SearchConfig(Config):
+    """One search."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9-]*$")
+    config: Path
+    """The heliograph configuration whose settings are searched."""
+
+    overrides: tuple[str, ...] = ()
+    """Such as `train.max_minutes=2`, as with `--set`."""
+
+    search: Searched
+    space: dict[str, Distribution]
+    """Setting -> what is drawn for it."""
+
+    objectives: tuple[str, ...] = (BY_EPOCH,)
+    """The first one decides what is best; with several, the Pareto front is reported."""
+
+    budget: Budget
+    searcher: Literal["random", "tpe", "nsga2"] = "tpe"
+    scheduler: Literal["fifo", "asha"] | None = None
+    """null: asha for the item LM, which reports each epoch, fifo for all else."""
+
+    asha: Asha = Asha()
+    seed: int = 1
+    """Of the searcher; trials have the seed of the configuration."""
+
+    repeat: Repeat = Repeat()
+    warm_start: Path | None = None
+    """Folder of an earlier run of the same objectives, whose trials the searcher knows."""
+
+    tensorboard: bool = False
+    """Whether each trial that ends is written for TensorBoard too."""
+
+    @field_validator("objectives")
+    @classmethod
+    def _objectives_are_known(cls, objectives: tuple[str, ...]) -> tuple[str, ...]:
+        for objective in objectives:
+            _check_objective(objective)
+        if not objectives or len(set(objectives)) < len(objectives):
+            raise ValueError(f"name one objective or more, none twice, got {list(objectives)}")
+        return objectives
+
+    @model_validator(mode="after")
+    def _asha_has_something_to_judge(self) -> Self:
+        if self.scheduler == "asha" and self.search != "item_lm":
+            raise ValueError(f"asha stops trials by epoch, but {self.search} has none; use fifo")
+        if self.uses_asha and self.objectives != (BY_EPOCH,):
+            raise ValueError(
+                f"asha judges by {BY_EPOCH}, the one metric that is known each epoch, but the "
+                f"objectives are {', '.join(self.objectives)}; use scheduler: fifo"
+            )
+        return self
+
+    @property
+    def uses_asha(self) -> bool:
+        """Whether bad trials are stopped early."""
+        return self.scheduler == "asha" or (self.scheduler is None and self.search == "item_lm")
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search file that has been checked against the configuration it searches."""
+
+    settings: SearchConfig
+    config: HeliographConfig
+    space: Space
+
+
+def load_search(path: Path) -> Search:
+    """Read a search file; relative paths in it are relative to its folder.
+
+    Raises:
+        ConfigError: The file, the configuration it names or the space is wrong; the message says
+            what is, and what would be right.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no search file at {path}; pass the path of a YAML file")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds {type(raw).__name__}, but a search file is a mapping")
+    folder = path.resolve().parent
+    for name in ("config", "warm_start"):
+        if isinstance(raw.get(name), str):
+            raw[name] = str(folder / raw[name])
+    return parse_search(raw, str(path))
+
+
+def parse_search(raw: dict[str, Any], origin: str) -> Search:
+    """Check a search against its schema and the configuration; `origin` is named in the errors."""
+    try:
+        settings = SearchConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(explain_errors(error, SearchConfig, origin)) from error
+    config = load_config(settings.config, settings.overrides)
+    space = check_space(settings.space, READS[settings.search], config)
+    return Search(settings, config, space)
+
+
+def is_minimised(objective: str) -> bool:
+    """Tell whether less is better."""
+    return objective.partition("@")[0] in MINIMISED
+
+
+def cutoffs(objectives: Sequence[str]) -> tuple[int, ...]:
+    """Return the cut-offs of objectives, that of `BY_EPOCH` among them."""
+    found = {int(name.partition("@")[2]) for name in (*objectives, BY_EPOCH) if "@" in name}
+    return tuple(sorted(found))
+
+
+def _check_objective(objective: str) -> None:
+    name, _, k = objective.partition("@")
+    if objective == SECONDS:
+        return
+    names = (*METRICS, *LISTS)
+    if name not in names or not re.fullmatch(r"[1-9]\d*", k) or int(k) > DEEPEST:
+        raise ValueError(
+            f"{objective!r} is no objective; take {SECONDS}, or one of {', '.join(names)} with a "
+            f"cut-off up to {DEEPEST}, such as {BY_EPOCH}"
+        )

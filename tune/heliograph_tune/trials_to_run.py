@@ -1,0 +1,135 @@
+"""Which trials a run still has to hand out, from what its record says.
+
+Whoever takes a trial from here may be killed at any moment: a trial is written down before it is
+handed out, and one that is written down and has not ended is handed out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+from heliograph.config import ConfigError
+from heliograph_tune.proposer import Proposer
+from heliograph_tune.records import Asked, Event, Finished, Record, State, key_of
+from heliograph_tune.search_file import Search, is_minimised
+from heliograph_tune.setting import with_settings
+from heliograph_tune.version import code_version
+
+FRUITLESS = 200
+"""Draws in a row that need not or cannot be run, after which a space counts as used up."""
+
+Write = Callable[[Event], None]
+
+BASELINE = 0
+"""Number of the trial of the configuration as it stands."""
+
+
+def search_trials(
+    search: Search, record: Record, proposer: Proposer, write: Write
+) -> Iterator[Asked]:
+    """Yield the trials of the search, those first that were at work when it was interrupted."""
+    yield from [asked for asked in record.open if asked.phase == "search"]
+    most, fruitless = search.settings.budget.trials, 0
+    first = {_key(search, asked): number for number, asked in sorted(record.asked.items())[::-1]}
+    while (most is None or len(record.asked) < most) and fruitless < FRUITLESS:
+        asked = _next(search, len(record.asked), proposer)
+        write(asked)
+        earlier = first.setdefault(_key(search, asked), asked.number)
+        end = _known_end(search, asked, record.finished.get(earlier))
+        if end is None:
+            fruitless = 0
+            yield asked
+        else:
+            fruitless += 1
+            write(end)
+
+
+def repeat_trials(search: Search, record: Record, write: Write) -> Iterator[Asked]:
+    """Yield the best configurations and the one as it stands, each with other seeds."""
+    yield from [asked for asked in record.open if asked.phase == "repeat"]
+    there = {(asked.repeats, asked.seed) for asked in record.asked.values()}
+    for number in to_repeat(search, record):
+        for seed in range(1, search.settings.repeat.seeds + 1):
+            if (number, search.config.seed + seed) in there:
+                continue
+            asked = Asked(
+                number=len(record.asked),
+                phase="repeat",
+                repeats=number,
+                seed=search.config.seed + seed,
+                settings=record.asked[number].settings,
+            )
+            write(asked)
+            yield asked
+
+
+def to_repeat(search: Search, record: Record) -> list[int]:
+    """Return the trials whose configurations are run again, the best one first."""
+    if search.settings.repeat.best == 0:
+        return []
+    ranked = [number for number in by_score(search, record) if number != BASELINE]
+    return [*ranked[: search.settings.repeat.best], BASELINE]
+
+
+def by_score(search: Search, record: Record) -> list[int]:
+    """Return the trials of the search by their first objective, the best one first.
+
+    One of each configuration; none that its scheduler has stopped, since it was not judged like the
+    others. What time has cut counts as far as it came.
+    """
+    objective = search.settings.objectives[0]
+    scores = {
+        asked.number: score
+        for asked in record.of("search")
+        if record.finished[asked.number].state in ("done", "cut")
+        and (score := record.score(asked.number, objective)) is not None
+    }
+    sign = 1 if is_minimised(objective) else -1
+    return sorted(scores, key=lambda number: (sign * scores[number], number))
+
+
+def _next(search: Search, number: int, proposer: Proposer) -> Asked:
+    seed = search.config.seed
+    if number != BASELINE:
+        return proposer.propose(number, seed)
+    drawn = search.space.drawn_for(search.space.settings_of(search.config))
+    asked = Asked(number=number, seed=seed, settings={}, drawn=drawn)
+    proposer.note(asked)
+    return asked
+
+
+def _known_end(search: Search, asked: Asked, earlier: Finished | None) -> Finished | None:
+    """Return the end of a trial that need not be run, or cannot.
+
+    Args:
+        search: Of the trial.
+        asked: The trial.
+        earlier: End of the first trial of the same configuration, if it has ended.
+    """
+    if earlier is not None and earlier.state == "done":
+        return _end(asked, "known", earlier.metrics, None)
+    if earlier is not None and earlier.state == "failed":
+        return _end(asked, "failed", {}, f"as trial {earlier.number} did: {earlier.error}")
+    try:
+        with_settings(search.config, asked.settings)
+    except ConfigError as error:
+        return _end(asked, "failed", {}, str(error))
+    return None
+
+
+def _key(search: Search, asked: Asked) -> str:
+    settings = asked.settings or search.space.settings_of(search.config)
+    return key_of(settings, asked.seed)
+
+
+def _end(asked: Asked, state: State, metrics: dict[str, float], error: str | None) -> Finished:
+    return Finished(
+        number=asked.number,
+        state=state,
+        metrics=metrics,
+        error=error,
+        version=code_version(),
+        ended=datetime.now(UTC).isoformat(timespec="seconds"),
+        spent_s=0,
+    )

@@ -1,0 +1,100 @@
+"""What runs in a worker: one trial after the other, each told to Ray Tune as it goes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heliograph.config import HeliographConfig
+from heliograph_tune.judges import Judge
+from heliograph_tune.records import Asked, Report, Step
+from heliograph_tune.run_folder import RunFolder
+from heliograph_tune.search_file import BEST, SearchConfig, cutoffs
+from heliograph_tune.setting import with_settings
+
+STEP = "step"
+STARTED = "started"
+"""When the trial began in this worker, seconds since 1970."""
+
+NODE = "node"
+"""Ray's name of the node that it runs on."""
+
+FINAL = "final"
+"""Is in the last report of a trial that came to its end, well or badly."""
+
+ERROR = "error"
+METRIC = "metric."
+"""Before the names of metrics of the whole trial."""
+
+VALUE = "value."
+"""Before the names of values of a step."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all trials of a search have in common; kept once in the object store."""
+
+    settings: SearchConfig
+    config: HeliographConfig
+    folder: Path
+    judge: Judge
+
+
+def run_trial(config: dict[str, Any], task: Task) -> None:
+    """Run one trial; an error is its result, so that the search goes on.
+
+    Args:
+        config: `trial` holds what was asked, as `Asked` has it.
+        task: Of all trials.
+    """
+    import ray
+    from ray import tune
+
+    asked = Asked.model_validate(config["trial"])
+    started = {STARTED: time.time(), NODE: ray.get_runtime_context().get_node_id()}
+
+    def report(step: Step) -> None:
+        tune.report(started | told_as(step))
+
+    try:
+        metrics = measure(task, asked, report)
+        _check_finite(metrics, task.settings.objectives)
+    except Exception as error:  # whatever it is, the next trial may do better
+        tune.report(started | {FINAL: True, ERROR: f"{type(error).__name__}: {error}"})
+        return
+    values = {f"{METRIC}{name}": value for name, value in metrics.items() if math.isfinite(value)}
+    tune.report(started | values | {FINAL: True})
+
+
+def measure(task: Task, asked: Asked, report: Report) -> dict[str, float]:
+    """Run what was asked and return its metrics."""
+    config = with_settings(task.config, asked.settings).model_copy(update={"seed": asked.seed})
+    checkpoint = RunFolder(task.folder).checkpoint(asked.number)
+    return task.judge.judge(config, cutoffs(task.settings.objectives), checkpoint, report)
+
+
+def told_as(step: Step) -> dict[str, float]:
+    """Say a step in the words of Ray Tune; schedulers judge by `STEP` and `BEST`."""
+    values = {f"{VALUE}{name}": value for name, value in step.values.items()}
+    return {STEP: step.step, BEST: step.values[BEST], **values}
+
+
+def step_of(result: Mapping[str, Any]) -> Step:
+    """Return the step that was told."""
+    values = {
+        name.removeprefix(VALUE): float(value)
+        for name, value in result.items()
+        if name.startswith(VALUE)
+    }
+    return Step(step=result[STEP], values=values)
+
+
+def _check_finite(metrics: Mapping[str, float], objectives: tuple[str, ...]) -> None:
+    odd = [name for name in objectives if not math.isfinite(metrics.get(name, math.nan))]
+    if odd:
+        found = ", ".join(f"{name} is {metrics.get(name)}" for name in odd)
+        raise ArithmeticError(f"{found}, but an objective must be a finite number")
