@@ -13,7 +13,7 @@ import pytest
 from heliograph.config import HeliographConfig
 from heliograph.workspace import InputError
 from heliograph_tune.records import Asked, Event, Journal, Over, Record, read_journal
-from heliograph_tune.run_folder import create_run, locked, newest_run
+from heliograph_tune.run_folder import create_run, locked, newest_run, room_on_disk
 from heliograph_tune.table import TRIALS_FILE, write_trials
 from heliograph_tune.tensorboard import write_events
 from searches import ended, make_search, search_content, steps, write_config, write_search
@@ -61,8 +61,11 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
 def test_a_full_disk_says_how_to_go_on() -> None:
-    with Journal(Path("/dev/full")) as journal, pytest.raises(InputError, match="--resume"):
+    full = Path("/dev/full")
+    with Journal(full) as journal, pytest.raises(InputError, match="--resume"):
         journal.append(asked(0))
+    with pytest.raises(InputError, match="disk of .* is full"), room_on_disk(full):
+        full.write_text("x")
 
 
 def test_the_table_has_a_row_a_trial_with_its_full_configuration(tmp_path: Path) -> None:

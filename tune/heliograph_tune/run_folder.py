@@ -113,9 +113,10 @@ def create_run(search: Search) -> RunFolder:
     earlier_record(search)
     searches = search.config.workspace / SEARCHES
     whole = searches / f".{search.settings.name}.{os.getpid()}"
-    whole.mkdir(parents=True, exist_ok=True)
-    for name, content in _resolved(search).items():
-        (whole / name).write_text(content)
+    with room_on_disk(searches):
+        whole.mkdir(parents=True, exist_ok=True)
+        for name, content in _resolved(search).items():
+            (whole / name).write_text(content)
     number = 1 + max(_numbers(searches, search.settings.name), default=0)
     while True:  # somebody may begin one of the same name at the same moment
         path = searches / f"{search.settings.name}-{number}"
@@ -172,6 +173,24 @@ def earlier_record(search: Search) -> Record | None:
             f"{', '.join(ours.objectives)}; name a run of the same part that has every objective"
         )
     return earlier.record()
+
+
+@contextmanager
+def room_on_disk(path: Path) -> Iterator[None]:
+    """Turn the error of a full disk into one that says what to do.
+
+    Raises:
+        InputError: The disk, or what may be used of it, is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"the disk of {path} is full; make room and try again, with --resume if the search had "
+            "begun: no finished trial is lost"
+        ) from error
 
 
 @contextmanager

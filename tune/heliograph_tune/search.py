@@ -7,10 +7,9 @@ that ended, so it does not matter who was killed, or when.
 
 from __future__ import annotations
 
-import errno
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from heliograph.cluster import ray_cluster
@@ -20,7 +19,7 @@ from heliograph.workspace import InputError
 from heliograph_tune.prepare import Prepared, prepare
 from heliograph_tune.proposer import Proposer
 from heliograph_tune.records import Asked, Event, Finished, Journal, Over, Record, Step
-from heliograph_tune.run_folder import RunFolder, earlier_record, locked
+from heliograph_tune.run_folder import RunFolder, earlier_record, locked, room_on_disk
 from heliograph_tune.schedulers import fifo, scheduler_of
 from heliograph_tune.search_file import Search
 from heliograph_tune.setting import with_settings
@@ -77,7 +76,7 @@ def run_search(search: Search, folder: RunFolder, report: BuildReport, watch: Wa
     with locked(folder.path / "lock", "searching"):
         if (record := folder.record()).is_complete:
             return record
-        with ray_cluster(), _room_on_disk(folder):
+        with ray_cluster(), room_on_disk(folder.path):
             concurrency_of(search.settings.budget)  # refused before models are fitted for it
             return run_prepared(search, folder, prepare(search, report), watch)
 
@@ -98,19 +97,6 @@ def run_prepared(search: Search, folder: RunFolder, prepared: Prepared, watch: W
             with suppress(OSError):  # of a full disk; the journal has it all, and it comes first
                 write_trials(record, search.config, folder.path)
     return record
-
-
-@contextmanager
-def _room_on_disk(folder: RunFolder) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"the disk of {folder.path} is full; make room and go on with --resume: no finished "
-            "trial is lost"
-        ) from error
 
 
 def _search(sitting: Sitting, task: Task) -> None:

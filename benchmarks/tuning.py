@@ -1,0 +1,239 @@
+"""What searches cost and gain: overhead over plain Ray Tune, scaling, ASHA, a better pipeline.
+
+Run it with `python benchmarks/tuning.py [overhead] [scale] [asha] [chain] [--minutes 3]`; the
+figures of groups that are not asked for stay in the file as they were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ray import tune
+
+from heliograph.cluster import ray_cluster
+from heliograph.config import HeliographConfig
+from heliograph.display import StageProgress
+from heliograph.workspace import InputError, write_json
+from heliograph_tune.commands import console
+from heliograph_tune.prepare import Prepared
+from heliograph_tune.progress import best_table
+from heliograph_tune.promote import promote
+from heliograph_tune.records import Record, Report
+from heliograph_tune.run_folder import create_run, newest_run
+from heliograph_tune.search import run_prepared, run_search
+from heliograph_tune.search_file import BY_EPOCH, Search, parse_search
+from heliograph_tune.version import code_version
+
+ROOT = Path(__file__).resolve().parent.parent
+TRIALS = 200
+OBJECTIVE_S = 0.01
+SCALE_TRIALS = 16
+SCALE_TRIAL_S = 4.0
+CHAIN = {"transitions": 2.0, "item-lm": 10.0, "pipeline": 3.0}
+"""Search in tune/ -> minutes."""
+
+
+@dataclass(frozen=True)
+class Sleeps:
+    """A judge that takes as long as it is told to."""
+
+    seconds: float
+
+    def judge(
+        self, config: HeliographConfig, ks: tuple[int, ...], checkpoint: Path, report: Report
+    ) -> dict[str, float]:
+        """See `heliograph_tune.judges.Judge`."""
+        time.sleep(self.seconds)
+        return {BY_EPOCH: config.models.als.regularization}
+
+
+def main() -> None:
+    """Measure what is asked for, all of it by default."""
+    groups: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+        "overhead": overhead,
+        "scale": scale,
+        "asha": asha,
+        "chain": chain,
+    }
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("groups", nargs="*", choices=[*groups, []], help="default: all")
+    parser.add_argument("--minutes", type=float, default=3, help="of each of the two searches")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "tuning.json")
+    parser.add_argument("--config", default=str(ROOT / "examples/movielens/movielens.yaml"))
+    arguments = parser.parse_args()
+    found = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+    for name in arguments.groups or groups:
+        began = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "version": code_version(),
+        }
+        found[name] = began | groups[name](arguments)
+        print(name, found[name])
+        write_json(arguments.out, found)
+
+
+def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time 200 trials of 10 ms, two at once, here and in plain Ray Tune."""
+    with ray_cluster():
+        plain_trials(2)  # what Ray does once, it does before
+        plain = timed(lambda: plain_trials(TRIALS))
+        ours = timed(lambda: our_trials(TRIALS, OBJECTIVE_S, concurrency=2))
+    return {"trials": TRIALS, "plain_s": plain, "ours_s": ours, "ratio": ours / plain}
+
+
+def scale(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time a search of equal trials on one worker and on two."""
+    with ray_cluster():
+        our_trials(2, OBJECTIVE_S, concurrency=2)
+        one, two = (
+            timed(lambda: our_trials(SCALE_TRIALS, SCALE_TRIAL_S, concurrency))  # noqa: B023
+            for concurrency in (1, 2)
+        )
+    return {"trials": SCALE_TRIALS, "one_s": one, "two_s": two, "speedup": one / two}
+
+
+def asha(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Count the epochs that random search needs to the best score of a FIFO search, with ASHA."""
+    content = yaml.safe_load((ROOT / "tune" / "movielens-item-lm.yaml").read_text())
+    content |= {
+        "config": arguments.config,
+        "searcher": "random",
+        "budget": {"minutes": arguments.minutes, "concurrency": 2},
+        "repeat": {"best": 0},
+    }
+    records = {}
+    for scheduler in ("fifo", "asha"):
+        changes = {"name": f"benchmark-{scheduler}", "scheduler": scheduler}
+        search = parse_search(content | changes, "benchmark")
+        with StageProgress(console) as stages:
+            records[scheduler] = run_search(search, create_run(search), stages, lambda n, e: None)
+    goal = max(score for _, score in course(records["fifo"]))
+    found = {
+        name: {
+            "trials": len(record.finished),
+            "epochs": len(course(record)),
+            "best": max(score for _, score in course(record)),
+            "epochs_to_goal": next((n for n, score in course(record) if score >= goal), None),
+        }
+        for name, record in records.items()
+    }
+    return {"minutes": arguments.minutes, "goal": goal, **found}
+
+
+def chain(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Search one part after the other, each on top of what was found, and promote the last winner.
+
+    A chain that was killed goes on where it was.
+    """
+    config, spent_s = arguments.config, 0.0
+    for name, minutes in CHAIN.items():
+        search = chained_search(name, config, minutes)
+        try:
+            folder = newest_run(search)
+        except InputError:  # it is the first time
+            folder = create_run(search)
+        with StageProgress(console) as stages:
+            record = run_search(search, folder, stages, lambda n, e: None)
+        console.print(best_table(search, record))
+        config, spent_s = str(folder.best), spent_s + record.spent_s
+    with StageProgress(console) as stages:
+        found = promote(folder, stages, Path(arguments.config))
+    return {
+        "minutes": sum(CHAIN.values()),
+        "minutes_with_repetitions": spent_s / 60,
+        "test_ndcg_before": found.ndcg_before,
+        "test_ndcg": found.ndcg,
+        "low": found.difference.low,
+        "high": found.difference.high,
+        "p_value": found.difference.p_value,
+    }
+
+
+def chained_search(name: str, config: str, minutes: float) -> Search:
+    """Return one of the searches in tune/, by NDCG@10 alone and in so many minutes."""
+    content = yaml.safe_load((ROOT / "tune" / f"movielens-{name}.yaml").read_text())
+    content |= {
+        "name": f"chain-{name}",
+        "config": config,
+        "objectives": [BY_EPOCH],
+        "searcher": "tpe",
+        "budget": {"minutes": minutes, "concurrency": 2},
+        "repeat": {"best": 2, "seeds": 2},
+    }
+    return parse_search(content, "benchmark")
+
+
+def course(record: Record) -> list[tuple[int, float]]:
+    """Return (epochs trained so far, validation NDCG@10) of every epoch, trial by trial."""
+    scores = [
+        step.values[BY_EPOCH]
+        for end in sorted(record.finished.values(), key=lambda end: end.spent_s)
+        for step in end.steps
+    ]
+    return list(enumerate(scores, start=1))
+
+
+def our_trials(trials: int, seconds: float, concurrency: int) -> None:
+    """Run a random search whose trials sleep."""
+    with tempfile.TemporaryDirectory() as folder:
+        search = sleeping_search(Path(folder), trials, concurrency)
+        run_prepared(search, create_run(search), Prepared(Sleeps(seconds), {}), lambda n, e: None)
+
+
+def sleeping_search(folder: Path, trials: int, concurrency: int) -> Search:
+    """Return a search over nothing in particular."""
+    config = {
+        "name": "sleeps",
+        "workspace": "workspace",
+        "items": {"path": "none", "format": "csv"},
+        "events": {"path": "none", "format": "csv"},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    content = {
+        "name": "sleeps",
+        "config": str(folder / "config.yaml"),
+        "search": "als",
+        "space": {"models.als.regularization": {"type": "uniform", "low": 0, "high": 1}},
+        "searcher": "random",
+        "budget": {"trials": trials, "concurrency": concurrency},
+        "repeat": {"best": 0},
+    }
+    return parse_search(content, "benchmark")
+
+
+def plain_trials(trials: int) -> None:
+    """Run as many trials in Ray Tune as it comes, silent and without anything around it."""
+
+    def objective(config: dict[str, float]) -> None:
+        time.sleep(OBJECTIVE_S)
+        tune.report({"score": config["x"]})
+
+    with tempfile.TemporaryDirectory() as folder:
+        tune.Tuner(
+            tune.with_resources(objective, {"cpu": 1}),
+            param_space={"x": tune.uniform(0, 1)},
+            tune_config=tune.TuneConfig(
+                num_samples=trials, max_concurrent_trials=2, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+        ).fit()
+
+
+def timed(work: Callable[[], None]) -> float:
+    """Return the seconds that something takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
