@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 from ray import serve
@@ -9,13 +10,14 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import LoggingConfig
 
-from heliograph.bundle import open_bundle
 from heliograph.config import Config, DeploymentConfig, Rules, ServeConfig
+from heliograph.deployments import bundle_to_serve
 from heliograph.rules import read_rules
 from heliograph_serve.rank import Rank
 from heliograph_serve.recommend import Recommend, http
 from heliograph_serve.retrieve import Retrieve
 from heliograph_serve.rulebook import CONFIGURED
+from heliograph_serve.shelf import Origin
 
 APP_NAME = "heliograph"
 BATCHES_IN_QUEUE = 64
@@ -29,7 +31,8 @@ class GraphArgs(Config):
     """Arguments of the application."""
 
     bundle: Path
-    """A bundle, or a folder of bundles, of which the newest is served. Every node must see it."""
+    """A bundle, or a folder of bundles, of which the one deployed last is served, or else the
+    newest. Every node must see it."""
 
     serve: ServeConfig | None = None
     """How to serve; default: as the bundle's configuration says."""
@@ -41,17 +44,18 @@ def app(args: GraphArgs) -> Application:
     Raises:
         InputError: The bundle is not whole, or `serve.rules` do not fit its catalogue.
     """
-    opened = open_bundle(args.bundle)
+    opened = bundle_to_serve(args.bundle)
     settings = args.serve or opened.config.serve
     if settings.rules != Rules():  # said here, where it can be read, not by a replica that dies
         read_rules(settings.rules, opened.catalogue().attributes, CONFIGURED)
-    retrieve = _deployment(Retrieve, settings.retrieve).bind(opened.folder)
-    rank = _deployment(Rank, settings.rank).bind(opened.folder, settings)
+    origin = Origin(opened.folder, uuid.uuid4().hex)
+    retrieve = _deployment(Retrieve, settings.retrieve).bind(origin)
+    rank = _deployment(Rank, settings.rank).bind(origin, settings)
     ingress = _deployment(serve.ingress(http)(Recommend), settings.recommend).options(
         max_ongoing_requests=REQUESTS_IN_PROGRESS,
         logging_config=LoggingConfig(enable_access_log=True),
     )
-    return ingress.bind(opened.folder, settings, retrieve, rank)
+    return ingress.bind(origin, settings, retrieve, rank)
 
 
 def _deployment(kind: type, settings: DeploymentConfig) -> serve.Deployment:

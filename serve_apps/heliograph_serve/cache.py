@@ -41,12 +41,16 @@ class CandidateCache:
         self.hits += 1
         return entry[1]
 
-    def forget(self, history: History) -> int:
-        """Drop what was found for a history and for those it grew from; returns how many."""
+    def forget(self, history: History | None) -> int:
+        """Drop what was found for a history and for those it grew from; returns how many.
+
+        None drops everything.
+        """
         grown_from = [
             key
             for key, (lookup, _) in self._entries.items()
-            if len(lookup.history)
+            if history is None
+            or len(lookup.history)
             and np.array_equal(lookup.history, history[: len(lookup.history)])
         ]
         for key in grown_from:

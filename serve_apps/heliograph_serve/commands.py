@@ -27,12 +27,12 @@ def serve(
 
     Example: heliograph serve examples/movielens/workspace/bundles --port 8000
     """
-    from heliograph.bundle import open_bundle
     from heliograph.config import override_serve
+    from heliograph.deployments import bundle_to_serve
     from heliograph_serve.graph import dashboard_url, running_graph
 
     options = {"host": host, "port": port, "store": store}
-    settings = override_serve(open_bundle(bundle).config.serve, options)
+    settings = override_serve(bundle_to_serve(bundle).config.serve, options)
     console.print(f"starting the graph of {bundle} ...")
     with stopped_by_signal(), running_graph(bundle, settings) as url:
         console.print(f"endpoint   {url}\nAPI        {url}/docs\ndashboard  {dashboard_url()}")

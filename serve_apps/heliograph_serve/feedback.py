@@ -19,19 +19,17 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from sqlalchemy.exc import SQLAlchemyError
 
-from heliograph.bundle import Bundle
-from heliograph.catalog import Catalogue
-from heliograph.config import HeliographConfig, ServeConfig
+from heliograph.config import ServeConfig
 from heliograph.event_store.engine import store_url
 from heliograph.event_store.event import Event, NewEvent, kept_as
 from heliograph.event_store.exporting import erase_from_exports
 from heliograph.event_store.store import Appended, EventStore, Heard, Stored
+from heliograph.events import History
 from heliograph.feedback_files import user_digest
-from heliograph.history import NO_PAST, Histories, Past, merged
+from heliograph.history import NO_PAST, Past, merged
 from heliograph.identifiers import Identifier
 from heliograph.pseudonyms import pseudonym, read_key
 from heliograph_serve.api import ApiError, ErrorBody
-from heliograph_serve.cache import CandidateCache
 from heliograph_serve.feedback_api import (
     UNKNOWN_ITEMS_NAMED,
     EventsKept,
@@ -40,6 +38,8 @@ from heliograph_serve.feedback_api import (
     Receipt,
     UserEvents,
 )
+from heliograph_serve.serving import Serving
+from heliograph_serve.shelf import Holder, Shelf
 from heliograph_serve.stage import Stage, StageUnavailable
 
 REQUESTS_A_COMMIT = 32
@@ -69,18 +69,14 @@ class Known:
     """Whether the event store was asked; else this is what the bundle says."""
 
 
-class FeedbackIngress:
+class FeedbackIngress(Holder[Serving]):
     """Routes and look-ups around the event store; the ingress inherits them."""
 
-    def __init__(self, bundle: Bundle, settings: ServeConfig) -> None:
-        self.bundle_id = bundle.id
-        self.config: HeliographConfig = bundle.config
-        self.catalogue: Catalogue = bundle.catalogue()
-        self.histories: Histories = bundle.histories()
-        self.remembered = CandidateCache(settings.candidate_cache_mb)
-        self.pseudonym_key = read_key(self.config.events)
+    def __init__(self, shelf: Shelf[Serving], settings: ServeConfig) -> None:
+        self.shelf = shelf
+        self.pseudonym_key = read_key(shelf.current.config.events)
         self.erased: dict[str, int] = {}
-        self.store = EventStore(store_url(settings, bundle.folder.parent))
+        self.store = EventStore(store_url(settings, shelf.origin.bundles))
         self.history: Stage[str, Heard] = Stage(
             "history", self.store.heard, settings.max_batch_size
         )
@@ -95,11 +91,12 @@ class FeedbackIngress:
         An answer means that the events are on the disk. Without one, send them again: an event
         counts once, however often it comes.
         """
+        serving = self.shelf.current
         new = [feedback] if isinstance(feedback, NewEvent) else feedback.events
         now_us = time.time_ns() // 1000
         events = [
             # events that say no time happened in the order in which they stand
-            kept_as(event, self.config.events, self.pseudonym_key, now_us + place)
+            kept_as(event, serving.config.events, self.pseudonym_key, now_us + place)
             for place, event in enumerate(new)
         ]
         try:
@@ -108,7 +105,8 @@ class FeedbackIngress:
             raise store_is_down(
                 "the event store did not confirm the events; send them again, they count once"
             ) from error
-        unknown = {event.item_id for event in events if event.item_id not in self.catalogue.row_of}
+        row_of = serving.catalogue.row_of
+        unknown = {event.item_id for event in events if event.item_id not in row_of}
         return EventsKept(
             new=kept.new,
             repeated=kept.repeated,
@@ -143,13 +141,16 @@ class FeedbackIngress:
         Doing it again finishes what was interrupted.
         """
         user = pseudonym(user_id, self.pseudonym_key)
-        known = await self.known(user_id, READ_TIMEOUT_S)
+        histories = {
+            serving.id: (await self.known(serving, user_id, READ_TIMEOUT_S)).past.history
+            for serving in list(self.shelf.held.values())
+        }
         try:
             erased = await self.store.erase(user, time.time_ns() // 1000)
             exported = await erase_from_exports(self.store, {user_digest(user): erased.until_us})
         except (SQLAlchemyError, OSError) as error:
             raise store_is_down("the event store did not confirm the erasure") from error
-        in_bundle = self.histories.past(user)
+        in_bundle = self.shelf.current.histories.past(user)
         visible = len(in_bundle.excluded) if user not in self.erased else 0
         return Receipt(
             user_id=user_id,
@@ -157,13 +158,13 @@ class FeedbackIngress:
             store_events=erased.events,
             exported_events=exported,
             bundle_events=visible,
-            cached_candidates=await self._forget_everywhere(user, erased.until_us, known.past),
+            cached_candidates=await self._forget_everywhere(user, erased.until_us, histories),
         )
 
-    async def known(self, user_id: str, timeout_s: float) -> Known:
-        """Return what is known of a user: from the bundle, and since."""
+    async def known(self, serving: Serving, user_id: str, timeout_s: float) -> Known:
+        """Return what is known of a user: from a bundle, and since."""
         user = pseudonym(user_id, self.pseudonym_key)
-        past = self.histories.past(user)
+        past = serving.histories.past(user)
         try:
             heard = await self.history.ask(user, timeout_s)
         except StageUnavailable:
@@ -172,7 +173,7 @@ class FeedbackIngress:
             self.erased[user] = heard.erased_us
             past = past.since(heard.erased_us)
         if heard.events:
-            past = merged(past, heard.events, self.catalogue.row_of, self.config.events)
+            past = merged(past, heard.events, serving.catalogue.row_of, serving.config.events)
         return Known(past, is_fresh=True)
 
     async def hears(self) -> bool:
@@ -183,21 +184,36 @@ class FeedbackIngress:
             return False
         return True
 
-    def forget(self, user: str, until_us: int, past: Past) -> int:
-        """Drop what this replica remembers of a user; returns the remembered candidates dropped."""
-        self.erased[user] = until_us
-        return self.remembered.forget(past.history)
+    def forget(self, user: str, until_us: int, histories: dict[str, History]) -> int:
+        """Drop what this replica remembers of a user.
 
-    async def _forget_everywhere(self, user: str, until_us: int, past: Past) -> int:
+        Args:
+            user: Pseudonym or identifier.
+            until_us: Time of the erasure.
+            histories: Bundle -> the user's history in its numbers; of another bundle that is held
+                here everybody's remembered candidates go.
+
+        Returns:
+            Remembered candidates dropped.
+        """
+        self.erased[user] = until_us
+        return sum(
+            serving.remembered.forget(histories.get(serving.id))
+            for serving in self.shelf.held.values()
+        )
+
+    async def _forget_everywhere(
+        self, user: str, until_us: int, histories: dict[str, History]
+    ) -> int:
         here = serve.get_replica_context()
         handle = serve.get_deployment_handle(here.deployment, here.app_name)
         try:
-            dropped = await handle.broadcast("forget", user, until_us, past).results_async(
+            dropped = await handle.broadcast("forget", user, until_us, histories).results_async(
                 timeout_s=BROADCAST_TIMEOUT_S
             )
         except (RayError, RayServeException, TimeoutError):
             # a replica that ends forgets by itself; one that hangs finds the tombstone in the store
-            dropped = [self.forget(user, until_us, past)]
+            dropped = [self.forget(user, until_us, histories)]
         return sum(dropped)
 
 

@@ -17,9 +17,9 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions
 from ray.util import list_named_actors
 
-from heliograph.bundle import open_bundle
 from heliograph.cluster import ray_cluster
 from heliograph.config import ServeConfig
+from heliograph.deployments import bundle_to_serve
 from heliograph.event_store.engine import require_usable, store_url
 from heliograph.pseudonyms import read_key
 from heliograph.workspace import InputError
@@ -38,7 +38,7 @@ def running_graph(bundle: Path, settings: ServeConfig | None = None) -> Iterator
     Raises:
         InputError: The bundle is not whole, the port is busy, or events cannot be kept.
     """
-    opened = open_bundle(bundle)
+    opened = bundle_to_serve(bundle)
     opened.check()
     settings = settings or opened.config.serve
     require_usable(store_url(settings, opened.folder.parent))

@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from heliograph.bundle import open_bundle
+from heliograph.bundle import Bundle
 from heliograph.config import ServeConfig
 from heliograph.events import History
 from heliograph.models.item_tokens import FIRST_ITEM, prompt
-from heliograph.ranking.vllm_engine import Query, start_engine
+from heliograph.ranking.vllm_engine import Engine, Query, start_engine
+from heliograph_serve.shelf import SWITCH_INTERVAL_S, Holder, Origin, Shelf
 
 
 @dataclass(frozen=True)
@@ -60,22 +61,42 @@ class Ranked:
     """(k,) of coming next, evidence included."""
 
 
-class Rank:
-    """Holds the ranking engine of a bundle."""
+@dataclass(frozen=True)
+class BundleRanker:
+    """The ranking engine of one bundle."""
 
-    def __init__(self, bundle: Path, serve: ServeConfig) -> None:
+    engine: Engine
+    max_history: int
+    """Items of a history that the item LM reads, the newest."""
+
+
+class Rank(Holder[BundleRanker]):
+    """Holds the ranking engine of the served bundle, and of one beside it."""
+
+    def __init__(self, origin: Origin, serve: ServeConfig) -> None:
         # the engine's thread must not keep the network's waiting for 5 ms, Python's default
-        sys.setswitchinterval(0.0005)
-        opened = open_bundle(bundle)
-        self.max_history = opened.config.models.item_lm.max_history
-        n_items = len(opened.catalogue())
-        self.engine = start_engine(opened.item_lm(), n_items, self.max_history, serve)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        self.shelf = Shelf(
+            origin, partial(_start, serve=serve), close=lambda ranker: ranker.engine.close()
+        )
 
-    async def rank(self, scorings: Sequence[Scoring]) -> list[Ranked]:
-        """Return the final ranking of each request."""
-        best = await self.engine.rank([scoring.query(self.max_history) for scoring in scorings])
+    async def rank(self, bundle_id: str, scorings: Sequence[Scoring]) -> list[Ranked]:
+        """Return the final ranking of each request.
+
+        Raises:
+            NotHeld: The numbers are of a bundle that this replica does not hold.
+        """
+        ranker = self.shelf[bundle_id]
+        best = await ranker.engine.rank([one.query(ranker.max_history) for one in scorings])
         return [Ranked(one.tokens - FIRST_ITEM, one.log_probabilities) for one in best]
 
-    def check_health(self) -> None:
-        """Tell Serve to replace this replica when its engine has died."""
-        self.engine.check()
+    async def check_health(self) -> None:
+        """Tell Serve to replace this replica when the engine that is served has died."""
+        self.shelf.current.engine.check()
+        await super().check_health()
+
+
+def _start(bundle: Bundle, serve: ServeConfig) -> BundleRanker:
+    max_history = bundle.config.models.item_lm.max_history
+    n_items = len(bundle.catalogue())
+    return BundleRanker(start_engine(bundle.item_lm(), n_items, max_history, serve), max_history)

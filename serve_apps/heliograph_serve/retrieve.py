@@ -7,16 +7,16 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from heliograph.bundle import open_bundle
+from heliograph.bundle import Bundle
 from heliograph.candidates import Candidates, Retriever
 from heliograph.events import History
 from heliograph.filters import Filter, evaluate
 from heliograph.index import mask_of
+from heliograph_serve.shelf import Holder, Origin, Shelf
 
 Narrowing = tuple[Filter | None, bytes | None]
 """A filter and the numbers of included items, as something that can be looked up."""
@@ -57,26 +57,16 @@ class Lookup:
         return self.history.tobytes(), self.excluded.tobytes(), self.count, self.narrowing
 
 
-class Retrieve:
-    """Holds the candidate models of a bundle."""
+class BundleRetriever:
+    """The candidate models of one bundle."""
 
-    def __init__(self, bundle: Path) -> None:
-        opened = open_bundle(bundle)
-        self.catalogue = opened.catalogue()
-        self.retriever = Retriever(opened.sources(), opened.config.candidates, opened.blend())
+    def __init__(self, bundle: Bundle) -> None:
+        self.catalogue = bundle.catalogue()
+        self.retriever = Retriever(bundle.sources(), bundle.config.candidates, bundle.blend())
         self._matching = lru_cache(maxsize=256)(self._evaluate)
 
-    async def retrieve(self, lookups: Sequence[Lookup]) -> list[Candidates]:
-        """Return candidates for each look-up, as one-row batches trimmed to what was found."""
-        if len(lookups) <= QUICK:
-            return self._retrieve(lookups)
-        return await asyncio.to_thread(self._retrieve, lookups)
-
-    async def similar(self, item: int, count: int) -> Candidates:
-        """Return the items most like one item, as a one-row batch."""
-        return await asyncio.to_thread(self.retriever.similar, item, count)
-
-    def _retrieve(self, lookups: Sequence[Lookup]) -> list[Candidates]:
+    def retrieve(self, lookups: Sequence[Lookup]) -> list[Candidates]:
+        """See `Retrieve.retrieve`."""
         answers: dict[int, Candidates] = {}
         groups: dict[tuple[Narrowing, int], list[int]] = defaultdict(list)
         for place, lookup in enumerate(lookups):
@@ -95,6 +85,32 @@ class Retrieve:
 
     def _evaluate(self, condition: Filter) -> NDArray[np.bool_]:
         return evaluate(condition, self.catalogue.attributes)
+
+
+class Retrieve(Holder[BundleRetriever]):
+    """Holds the candidate models of the served bundle, and of one beside it."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.shelf = Shelf(origin, BundleRetriever)
+
+    async def retrieve(self, bundle_id: str, lookups: Sequence[Lookup]) -> list[Candidates]:
+        """Return candidates for each look-up, as one-row batches trimmed to what was found.
+
+        Raises:
+            NotHeld: The numbers are of a bundle that this replica does not hold.
+        """
+        held = self.shelf[bundle_id]
+        if len(lookups) <= QUICK:
+            return held.retrieve(lookups)
+        return await asyncio.to_thread(held.retrieve, lookups)
+
+    async def similar(self, bundle_id: str, item: int, count: int) -> Candidates:
+        """Return the items most like one item, as a one-row batch.
+
+        Raises:
+            NotHeld: The number is of a bundle that this replica does not hold.
+        """
+        return await asyncio.to_thread(self.shelf[bundle_id].retriever.similar, item, count)
 
 
 def eligible_of(

@@ -1,0 +1,156 @@
+"""Which bundle a graph serves, as it stands on the disk beside the bundles.
+
+Each deployment is a file of its own, `deployments/<generation>.json`, written once: whoever comes
+second to a generation is told so, on any file system that all nodes share. A replica that starts,
+wherever and whenever, reads the newest one of its graph and so serves what the others serve.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from heliograph.bundle import LATEST, Bundle, open_bundle
+from heliograph.config import HeliographConfig
+from heliograph.workspace import InputError
+
+FOLDER = "deployments"
+BUNDLE_ID = r"^[a-z0-9][a-z0-9-]{0,127}$"
+"""Of what may be named over HTTP: a folder beside the served bundle, never a path."""
+
+STORE_MEANING = ("pseudonym_key", "default_type")
+"""Settings of `events` by which the store's rows were written: another bundle with others would not
+find its users, or count an event that is sent again twice."""
+
+
+class Superseded(InputError):
+    """Another deployment was written first."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One decision about what is served."""
+
+    generation: int
+    graph: str
+    """Identifier of the running graph: a graph that is started anew decides anew."""
+
+    bundle: str
+    previous: str | None
+    """What was served before; None: nothing that a rollback leads to."""
+
+    at: str
+    """ISO 8601, UTC."""
+
+
+def newest_generation(bundles: Path) -> int:
+    """Return the number of the newest deployment beside the bundles, 0 where there is none."""
+    return max(_generations(bundles), default=0)
+
+
+def newest_deployment(bundles: Path, graph: str | None = None) -> Deployment | None:
+    """Return the newest deployment of a graph, or of any."""
+    for generation in sorted(_generations(bundles), reverse=True):
+        deployment = _read(bundles, generation)
+        if graph is None or deployment.graph == graph:
+            return deployment
+    return None
+
+
+def write_deployment(bundles: Path, deployment: Deployment) -> None:
+    """Write a deployment, whole or not at all.
+
+    Raises:
+        Superseded: The generation is there already.
+    """
+    folder = bundles / FOLDER
+    folder.mkdir(exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".draft-", delete=False) as draft:
+        json.dump(asdict(deployment), draft, indent=1)
+        draft.flush()
+        os.fsync(draft.fileno())
+    try:
+        os.link(draft.name, _path(bundles, deployment.generation))  # fails where there is one
+    except FileExistsError:
+        raise Superseded(
+            "another deployment came first, so this one was given up; look at what is served now "
+            "and try again"
+        ) from None
+    finally:
+        os.unlink(draft.name)
+
+
+def bundle_to_serve(path: Path) -> Bundle:
+    """Open the bundle that a graph starts with.
+
+    Args:
+        path: A bundle; or a folder of bundles, of which the one deployed last is taken, or the
+            newest where none was ever deployed.
+
+    Raises:
+        InputError: It is no bundle, or not whole.
+    """
+    if not (path / LATEST).is_file():
+        return open_bundle(path)
+    deployment = newest_deployment(path)
+    return open_bundle(path) if deployment is None else named_bundle(path, deployment.bundle)
+
+
+def named_bundle(bundles: Path, bundle_id: str) -> Bundle:
+    """Open a bundle by its identifier.
+
+    Raises:
+        InputError: No such bundle lies in the folder itself, or it is not whole.
+    """
+    folder = bundles / bundle_id
+    is_name = re.fullmatch(BUNDLE_ID, bundle_id) is not None
+    if not is_name or not folder.is_dir() or folder.resolve().parent != bundles.resolve():
+        raise InputError(
+            f"no bundle {bundle_id!r} beside the one that is served; copy it there (every node "
+            "must see it) or build it, and name it by its identifier"
+        )
+    opened = open_bundle(folder)
+    if opened.id != bundle_id:
+        raise InputError(
+            f"the folder {bundle_id} holds the bundle {opened.id}; a bundle's folder has its name"
+        )
+    return opened
+
+
+def require_same_store(old: HeliographConfig, new: HeliographConfig) -> None:
+    """Refuse a bundle for which the events in the store would mean something else.
+
+    Raises:
+        InputError: A setting differs; the message names it.
+    """
+    for name in STORE_MEANING:
+        before, after = getattr(old.events, name), getattr(new.events, name)
+        if before != after:
+            raise InputError(
+                f"events.{name} is {after!r} in the new bundle and {before!r} in the served one: "
+                "events in the store would mean something else; build the bundle with the same "
+                "setting, or stop the graph and start it with the new bundle"
+            )
+
+
+def _generations(bundles: Path) -> list[int]:
+    folder = bundles / FOLDER
+    if not folder.is_dir():
+        return []
+    return [int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()]
+
+
+def _path(bundles: Path, generation: int) -> Path:
+    return bundles / FOLDER / f"{generation:08}.json"
+
+
+def _read(bundles: Path, generation: int) -> Deployment:
+    path = _path(bundles, generation)
+    try:
+        return Deployment(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is not a deployment ({error}); remove the file") from error

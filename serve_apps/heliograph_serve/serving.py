@@ -1,0 +1,269 @@
+"""One bundle at work in the ingress: from a request and a user's past to ranked items.
+
+Everything that the ingress knows of a bundle stands here, and a request goes all its way with one
+such object: item numbers mean something within one bundle only, so the calls to the other
+deployments name the bundle too, and each bundle has batches of its own. A stage that fails or is
+late is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heliograph.bundle import Bundle
+from heliograph.candidates import Candidates, proposer_names
+from heliograph.config import Rules, ServeConfig
+from heliograph.history import Past
+from heliograph.ranking import behind
+from heliograph.ranking.vllm_engine import MAX_K
+from heliograph.rules import Bonus, Evidence, Plan, boosted, raised
+from heliograph_serve.api import RecommendationRequest, RecommendedItem, SimilarItem, Tier
+from heliograph_serve.cache import CandidateCache
+from heliograph_serve.rank import Ranked, Scoring
+from heliograph_serve.retrieve import Lookup
+from heliograph_serve.rulebook import RuleBook, ranked_for
+from heliograph_serve.stage import Stage, StageUnavailable
+
+
+@dataclass
+class Clock:
+    """The time of one request."""
+
+    deadline_s: float
+    started: float = field(default_factory=time.perf_counter)
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    def left_s(self) -> float:
+        """Return the time until the deadline, never negative."""
+        return max(0.0, self.deadline_s - (time.perf_counter() - self.started))
+
+    def lap(self, stage: str) -> None:
+        """Note the time since the start or the last lap as that of a stage."""
+        spent = (time.perf_counter() - self.started) * 1000
+        self.timings_ms[stage] = round(spent - sum(self.timings_ms.values()), 3)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The other deployments; the first argument is the bundle that the numbers are of."""
+
+    retrieve: Callable[[str, Sequence[Lookup]], Awaitable[Sequence[Candidates]]]
+    similar: Callable[[str, int, int], Awaitable[Candidates]]
+    rank: Callable[[str, Sequence[Scoring]], Awaitable[Sequence[Ranked]]]
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a bundle says to a request."""
+
+    items: list[RecommendedItem]
+    tier: Tier
+    keeps_caps: bool
+    """False where places were left that no item within the caps could take."""
+
+
+class Serving:
+    """Answers requests from one bundle."""
+
+    def __init__(self, bundle: Bundle, settings: ServeConfig, rules: Rules, calls: Calls) -> None:
+        """Read what the ingress needs of a bundle.
+
+        Args:
+            bundle: Its files are checked as they are read.
+            settings: Of the graph.
+            rules: Of requests that say nothing else.
+            calls: Lead to replicas that hold the same bundle.
+
+        Raises:
+            InputError: The bundle is not whole.
+            FieldError: The rules do not fit its catalogue.
+        """
+        self.id = bundle.id
+        self.config = bundle.config
+        self.catalogue = bundle.catalogue()
+        self.titles = self.catalogue.titles
+        self.histories = bundle.histories()
+        self.blend = bundle.blend()
+        self.rules = RuleBook(self.catalogue, bundle.popularity(), bundle.text_vectors(), rules)
+        self.remembered = CandidateCache(settings.candidate_cache_mb)
+        self.retrieve: Stage[Lookup, Candidates] = Stage(
+            "retrieve", partial(calls.retrieve, bundle.id), settings.max_batch_size
+        )
+        self.rank: Stage[Scoring, Ranked] = Stage(
+            "rank", partial(calls.rank, bundle.id), settings.max_batch_size
+        )
+        self._similar = partial(calls.similar, bundle.id)
+
+    async def plan(self, request: RecommendationRequest) -> Plan:
+        """Return the rules that hold; the first filter on a column takes its time."""
+        if self.rules.are_named(request):
+            return await asyncio.to_thread(self.rules.read, request)
+        return self.rules.plan
+
+    async def recommend(
+        self, request: RecommendationRequest, plan: Plan, past: Past, clock: Clock
+    ) -> Served:
+        """Answer with the best tier that keeps the deadline."""
+        lookup = self._lookup(request, plan, past)
+        bonus = await asyncio.to_thread(self.rules.bonus, plan) if plan.raises else None
+        tier: Tier = "popular"
+        candidates = None
+        if len(past.history):
+            candidates = await self._candidates(lookup, clock)
+        if candidates is not None:
+            tier = "retrieval"
+            wanted = ranked_for(plan, request.n)
+            ranked = await self._ranked(lookup, candidates, bonus, wanted, clock)
+            if ranked is not None:
+                tier = "generative"
+                candidates = ranked
+            elif bonus is not None:
+                candidates = boosted(candidates, bonus, self.rules.barred(lookup))
+        else:
+            candidates = self.rules.popular(lookup, bonus)
+        keeps_caps = True
+        if plan.chooses:
+            arranged = await asyncio.to_thread(
+                self.rules.arrange, plan, lookup, bonus, tier, candidates, request.n
+            )
+            candidates, keeps_caps = arranged.candidates, arranged.keeps_caps
+            clock.lap("rules")
+        items = self._items(candidates, request.n)
+        clock.lap("answer")
+        return Served(items, tier, keeps_caps)
+
+    async def similar(self, item: int, n: int, timeout_s: float) -> list[SimilarItem]:
+        """Return the n items most like an item number.
+
+        Raises:
+            TimeoutError, RayError, RayServeException: Retrieval does not answer.
+        """
+        async with asyncio.timeout(timeout_s):
+            found = await self._similar(item, n)
+        return [
+            SimilarItem(
+                item_id=self.catalogue.ids[row],
+                title=self.titles[row],
+                score=score,
+                sources=proposer_names(bits),
+            )
+            for row, score, bits in _entries(found, n)
+        ]
+
+    async def answering(self, clock: Clock) -> dict[str, bool]:
+        """Try the other deployments with a small request."""
+        history = self.rules.popularity.ranking[:1]
+        lookup = Lookup(history=history, count=1, excluded=history)
+        candidates = await self._retrieved(lookup, clock)
+        ranked = None
+        if candidates is not None:
+            ranked = await self._asked(lookup, candidates, None, 1, clock)
+        return {"retrieve": candidates is not None, "rank": ranked is not None}
+
+    def rows(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
+        """Return the numbers of the items that the catalogue has."""
+        known = (self.catalogue.row_of.get(item_id) for item_id in item_ids)
+        return np.array([row for row in known if row is not None], np.int32)
+
+    def _lookup(self, request: RecommendationRequest, plan: Plan, past: Past) -> Lookup:
+        included = None if request.include is None else self.rows(request.include)
+        if plan.consumed == "only":
+            included = past.history if included is None else np.intersect1d(included, past.history)
+        unwanted = np.concatenate([past.disliked, self.rows(request.exclude)])
+        return Lookup(
+            history=past.history,
+            count=max(self.config.candidates.count, ranked_for(plan, request.n)),
+            excluded=self.rules.excluded(plan, past.history, unwanted),
+            filter=plan.filter,
+            included=included,
+        )
+
+    async def _candidates(self, lookup: Lookup, clock: Clock) -> Candidates | None:
+        """Return the candidates of a look-up, remembered or retrieved."""
+        found = self.remembered.get(lookup)
+        if found is None:
+            found = await self._retrieved(lookup, clock)
+            if found is not None:
+                self.remembered.put(lookup, found)
+        return found
+
+    async def _retrieved(self, lookup: Lookup, clock: Clock) -> Candidates | None:
+        try:
+            return await self.retrieve.ask(lookup, clock.left_s())
+        except StageUnavailable:
+            return None
+        finally:
+            clock.lap("retrieve")
+
+    async def _ranked(
+        self,
+        lookup: Lookup,
+        candidates: Candidates,
+        bonus: Bonus | None,
+        n: int,
+        clock: Clock,
+    ) -> Candidates | None:
+        """Return the final order, or None where the item LM does not answer or has no say."""
+        if not candidates.items.size or not self.blend.asks_item_lm([lookup.history])[0]:
+            return None
+        ranked = await self._asked(lookup, candidates, bonus, n, clock)
+        if ranked is None:
+            return None
+        if bonus is not None and len(ranked.items) < n:
+            candidates = boosted(candidates, bonus, self.rules.barred(lookup))
+        return behind(ranked.items, np.exp(ranked.log_probabilities), candidates)
+
+    async def _asked(
+        self,
+        lookup: Lookup,
+        candidates: Candidates,
+        bonus: Bonus | None,
+        n: int,
+        clock: Clock,
+    ) -> Ranked | None:
+        evidence = Evidence(candidates.items[0], candidates.evidence[0])
+        if bonus is not None:
+            evidence = raised(evidence, bonus, self.rules.barred(lookup))
+        scoring = Scoring(
+            history=lookup.history,
+            items=evidence.items,
+            evidence=evidence.nats,
+            excluded=lookup.excluded,
+            only_candidates=lookup.is_narrowed,
+            k=min(n, MAX_K, len(self.catalogue)),
+        )
+        try:
+            return await self.rank.ask(scoring, clock.left_s())
+        except StageUnavailable:
+            return None
+        finally:
+            clock.lap("rank")
+
+    def _items(self, candidates: Candidates, n: int) -> list[RecommendedItem]:
+        return [
+            RecommendedItem(
+                item_id=self.catalogue.ids[row],
+                title=self.titles[row],
+                score=score,
+                rank=rank,
+                sources=proposer_names(bits),
+            )
+            for rank, (row, score, bits) in enumerate(_entries(candidates, n), start=1)
+        ]
+
+
+def _entries(candidates: Candidates, n: int) -> Iterator[tuple[int, float, int]]:
+    """Yield item number, score and source bits of the first n items of a one-row batch."""
+    return zip(
+        candidates.items[0, :n].tolist(),
+        candidates.scores[0, :n].tolist(),
+        candidates.proposers[0, :n].tolist(),
+        strict=True,
+    )

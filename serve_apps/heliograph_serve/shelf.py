@@ -1,0 +1,189 @@
+"""The bundles that a replica has loaded: the one that is served, and at most one beside it.
+
+The deployment on the disk (`heliograph.deployments`) decides which is served. A replica hears of a
+new one at once from whoever wrote it, and looks for itself at every health check: one that was
+just starting, or could not be reached, follows within seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from heliograph.bundle import Bundle, open_bundle
+from heliograph.deployments import Deployment, named_bundle, newest_deployment
+
+State = TypeVar("State")
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+SWITCH_INTERVAL_S = 0.0005
+"""Loading must not keep the threads that answer requests waiting for 5 ms, Python's default."""
+
+logger = logging.getLogger("ray.serve")
+
+
+class NotHeld(LookupError):
+    """The replica does not hold the bundle."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a replica is constructed with: where it was told to begin."""
+
+    first: Path
+    """Folder of the bundle that the graph started with; others lie beside it."""
+
+    graph: str
+    """Identifier of the running graph."""
+
+    @property
+    def bundles(self) -> Path:
+        """Folder of all bundles that may be served."""
+        return self.first.parent
+
+    def open(self, bundle_id: str) -> Bundle:
+        """Open a bundle; the first one may lie in a folder of another name.
+
+        Raises:
+            InputError: It is not there or not whole.
+        """
+        first = open_bundle(self.first)
+        return first if first.id == bundle_id else named_bundle(self.bundles, bundle_id)
+
+    def deployment(self) -> Deployment | None:
+        """Return what this graph has deployed last; None: nothing since it was started."""
+        return newest_deployment(self.bundles, self.graph)
+
+
+class Shelf(Generic[State]):
+    """Holds what a replica makes of each bundle."""
+
+    def __init__(
+        self,
+        origin: Origin,
+        load: Callable[[Bundle], State],
+        close: Callable[[State], None] = lambda state: None,
+    ) -> None:
+        """Load the bundle that is served by now.
+
+        Raises:
+            InputError: It is not whole.
+        """
+        self.origin = origin
+        self._load = load
+        self._close = close
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="bundle")
+        self._loading = asyncio.Lock()
+        self._following: asyncio.Task[None] | None = None
+        self._deployment = origin.deployment()
+        bundle = open_bundle(origin.first)
+        if self._deployment is not None:
+            bundle = origin.open(self._deployment.bundle)
+        self._held = {bundle.id: load(bundle)}
+        self.current_id = bundle.id
+        self.current = self._held[bundle.id]
+
+    @property
+    def held(self) -> dict[str, State]:
+        """What is loaded, by identifier."""
+        return self._held
+
+    @property
+    def generation(self) -> int:
+        """Of the deployment that is followed; 0: that of the start."""
+        return 0 if self._deployment is None else self._deployment.generation
+
+    def __getitem__(self, bundle_id: str) -> State:
+        """Return what is held of a bundle.
+
+        Raises:
+            NotHeld: This replica has not loaded it.
+        """
+        try:
+            return self._held[bundle_id]
+        except KeyError:
+            raise NotHeld(f"this replica holds {sorted(self._held)}, not {bundle_id}") from None
+
+    async def prepare(self, bundle_id: str) -> None:
+        """Load a bundle beside the current one, in place of any other; requests go on.
+
+        Raises:
+            InputError: It is not there or not whole.
+        """
+        async with self._loading:
+            await self._keep({self.current_id, bundle_id})
+            if bundle_id not in self._held:
+                self._held[bundle_id] = await self._in_loader(self._open_and_load, bundle_id)
+
+    async def drop(self, bundle_id: str) -> None:
+        """Let go of a bundle that is not served."""
+        async with self._loading:
+            await self._keep(set(self._held) - {bundle_id} | {self.current_id})
+
+    async def follow(self, deployment: Deployment) -> None:
+        """Serve what a deployment says, unless a newer one is followed already."""
+        if deployment.generation <= self.generation:
+            return
+        await self.prepare(deployment.bundle)
+        if deployment.generation > self.generation:
+            self._deployment = deployment
+            self.current_id = deployment.bundle
+            self.current = self._held[deployment.bundle]
+
+    async def look(self) -> None:
+        """Look at what is deployed, and begin to follow it if that is news."""
+        deployment = await asyncio.to_thread(self.origin.deployment)
+        if deployment is None or deployment.generation <= self.generation:
+            return
+        if self._following is None or self._following.done():
+            self._following = asyncio.ensure_future(self._follow_quietly(deployment))
+
+    async def _follow_quietly(self, deployment: Deployment) -> None:
+        try:
+            await self.follow(deployment)
+        except Exception:  # what is served goes on; the next health check tries again
+            logger.exception("%s is deployed but cannot be loaded here", deployment.bundle)
+
+    def _open_and_load(self, bundle_id: str) -> State:
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(min(interval, SWITCH_INTERVAL_S))
+        try:
+            return self._load(self.origin.open(bundle_id))
+        finally:
+            sys.setswitchinterval(interval)
+
+    async def _keep(self, bundle_ids: set[str]) -> None:
+        for bundle_id in set(self._held) - bundle_ids:
+            await self._in_loader(self._close, self._held.pop(bundle_id))
+
+    async def _in_loader(self, work: Callable[[Argument], Result], argument: Argument) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._loader, work, argument)
+
+
+class Holder(Generic[State]):
+    """Base of the deployments: what each replica does with bundles when it is told to."""
+
+    shelf: Shelf[State]
+
+    async def prepare(self, bundle_id: str) -> None:
+        """See `Shelf.prepare`."""
+        await self.shelf.prepare(bundle_id)
+
+    async def drop(self, bundle_id: str) -> None:
+        """See `Shelf.drop`."""
+        await self.shelf.drop(bundle_id)
+
+    async def follow(self, deployment: Deployment) -> None:
+        """See `Shelf.follow`."""
+        await self.shelf.follow(deployment)
+
+    async def check_health(self) -> None:
+        """Look at what is deployed, whenever Serve asks how the replica is."""
+        await self.shelf.look()
