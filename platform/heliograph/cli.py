@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from heliograph.config import SplitName
+from heliograph.deploy_cli import deploy, rollback
 from heliograph.events_cli import app as events_app
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -31,6 +32,8 @@ app = typer.Typer(
 )
 console = Console()
 app.add_typer(events_app, name="events")
+app.command()(deploy)
+app.command()(rollback)
 
 ConfigPath = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="YAML file; see examples/movielens.")

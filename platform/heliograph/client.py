@@ -43,6 +43,30 @@ def status(url: str) -> dict[str, Any]:
     return _call("GET", f"{url.rstrip('/')}/v1/status", None)
 
 
+def deploy(url: str, bundle_id: str, keep_previous: bool) -> dict[str, Any]:
+    """Begin to serve another bundle; `deployments` tells how it goes.
+
+    Raises:
+        EndpointError: It is refused; the message says why.
+    """
+    body = {"bundle": bundle_id, "keep_previous": keep_previous}
+    return _call("POST", f"{url.rstrip('/')}/v1/admin/deploy", body)
+
+
+def rollback(url: str) -> dict[str, Any]:
+    """Begin to serve again what was served before the last deployment.
+
+    Raises:
+        EndpointError: It is refused; the message says why.
+    """
+    return _call("POST", f"{url.rstrip('/')}/v1/admin/rollback", None)
+
+
+def deployments(url: str) -> dict[str, Any]:
+    """Return what is served, what each replica has loaded, and how a deployment goes."""
+    return _call("GET", f"{url.rstrip('/')}/v1/admin/deployments", None)
+
+
 def _call(method: str, url: str, body: dict[str, Any] | None) -> dict[str, Any]:
     try:
         reply = httpx.request(method, url, json=body, timeout=30)

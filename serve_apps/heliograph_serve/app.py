@@ -48,7 +48,7 @@ def app(args: GraphArgs) -> Application:
     settings = args.serve or opened.config.serve
     if settings.rules != Rules():  # said here, where it can be read, not by a replica that dies
         read_rules(settings.rules, opened.catalogue().attributes, CONFIGURED)
-    origin = Origin(opened.folder, uuid.uuid4().hex)
+    origin = Origin(opened.folder, opened.id, uuid.uuid4().hex)
     retrieve = _deployment(Retrieve, settings.retrieve).bind(origin)
     rank = _deployment(Rank, settings.rank).bind(origin, settings)
     ingress = _deployment(serve.ingress(http)(Recommend), settings.recommend).options(

@@ -19,7 +19,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from heliograph import __version__
-from heliograph.bundle import Bundle, open_bundle
+from heliograph.bundle import Bundle
 from heliograph.config import ServeConfig
 from heliograph.history import NO_PAST
 from heliograph.identifiers import MAX_ID_LENGTH
@@ -35,7 +35,11 @@ from heliograph_serve.api import (
     Tier,
     install_error_handlers,
 )
-from heliograph_serve.feedback import SHARE_OF_DEADLINE, FeedbackIngress, Known, router
+from heliograph_serve.deploy_api import DeployIngress
+from heliograph_serve.deploy_api import router as deploy_router
+from heliograph_serve.feedback import SHARE_OF_DEADLINE, FeedbackIngress, Known
+from heliograph_serve.feedback import router as feedback_router
+from heliograph_serve.rollout import Fleet, Rollouts
 from heliograph_serve.serving import Calls, Clock, Served, Serving
 from heliograph_serve.shelf import Origin, Shelf
 
@@ -49,14 +53,15 @@ http = FastAPI(
     summary="Recommendations by a generative language model over FAISS retrieval.",
 )
 install_error_handlers(http)
-http.include_router(router)
+http.include_router(feedback_router)
+http.include_router(deploy_router)
 ERRORS: dict[int | str, dict[str, object]] = {
     400: {"model": ErrorBody, "description": "The body is not JSON."},
     422: {"model": ErrorBody, "description": "The request is not valid; the message says why."},
 }
 
 
-class Recommend(FeedbackIngress):
+class Recommend(FeedbackIngress, DeployIngress):
     """Finds the history, asks retrieval, asks the item LM, answers."""
 
     def __init__(
@@ -72,14 +77,14 @@ class Recommend(FeedbackIngress):
             for method in (retrieve.retrieve, rank.rank)
         )
         calls = Calls(propose.remote, retrieve.similar.remote, order.remote)
-        first_id = open_bundle(origin.first).id
 
         def load(bundle: Bundle) -> Serving:
             # whoever started the graph may have changed the rules of the bundle that it began with
-            rules = serve.rules if bundle.id == first_id else bundle.config.serve.rules
+            rules = serve.rules if bundle.id == origin.first_id else bundle.config.serve.rules
             return Serving(bundle, serve, rules, calls)
 
         super().__init__(Shelf(origin, load), serve)
+        self.rollouts = Rollouts(Fleet(retrieve, rank), self.shelf)
         self.serve = serve
         self.started = time.monotonic()
         self.answers: Counter[Tier] = Counter()

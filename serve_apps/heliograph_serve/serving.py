@@ -111,7 +111,7 @@ class Serving:
         self, request: RecommendationRequest, plan: Plan, past: Past, clock: Clock
     ) -> Served:
         """Answer with the best tier that keeps the deadline."""
-        lookup = self._lookup(request, plan, past)
+        lookup = self.lookup(request, plan, past)
         bonus = await asyncio.to_thread(self.rules.bonus, plan) if plan.raises else None
         tier: Tier = "popular"
         candidates = None
@@ -172,7 +172,8 @@ class Serving:
         known = (self.catalogue.row_of.get(item_id) for item_id in item_ids)
         return np.array([row for row in known if row is not None], np.int32)
 
-    def _lookup(self, request: RecommendationRequest, plan: Plan, past: Past) -> Lookup:
+    def lookup(self, request: RecommendationRequest, plan: Plan, past: Past) -> Lookup:
+        """Return what retrieval is asked for."""
         included = None if request.include is None else self.rows(request.include)
         if plan.consumed == "only":
             included = past.history if included is None else np.intersect1d(included, past.history)

@@ -40,6 +40,7 @@ class Origin:
     first: Path
     """Folder of the bundle that the graph started with; others lie beside it."""
 
+    first_id: str
     graph: str
     """Identifier of the running graph."""
 
@@ -54,12 +55,21 @@ class Origin:
         Raises:
             InputError: It is not there or not whole.
         """
-        first = open_bundle(self.first)
-        return first if first.id == bundle_id else named_bundle(self.bundles, bundle_id)
+        if bundle_id == self.first_id:
+            return open_bundle(self.first)
+        return named_bundle(self.bundles, bundle_id)
 
     def deployment(self) -> Deployment | None:
         """Return what this graph has deployed last; None: nothing since it was started."""
         return newest_deployment(self.bundles, self.graph)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a replica says of its bundles."""
+
+    current: str
+    loaded: list[str]
 
 
 class Shelf(Generic[State]):
@@ -83,12 +93,9 @@ class Shelf(Generic[State]):
         self._loading = asyncio.Lock()
         self._following: asyncio.Task[None] | None = None
         self._deployment = origin.deployment()
-        bundle = open_bundle(origin.first)
-        if self._deployment is not None:
-            bundle = origin.open(self._deployment.bundle)
-        self._held = {bundle.id: load(bundle)}
-        self.current_id = bundle.id
-        self.current = self._held[bundle.id]
+        self.current_id = self._deployment.bundle if self._deployment else origin.first_id
+        self.current = load(origin.open(self.current_id))
+        self._held = {self.current_id: self.current}
 
     @property
     def held(self) -> dict[str, State]:
@@ -99,6 +106,11 @@ class Shelf(Generic[State]):
     def generation(self) -> int:
         """Of the deployment that is followed; 0: that of the start."""
         return 0 if self._deployment is None else self._deployment.generation
+
+    @property
+    def previous_id(self) -> str | None:
+        """What was served before; None: nothing since the graph was started."""
+        return None if self._deployment is None else self._deployment.previous
 
     def __getitem__(self, bundle_id: str) -> State:
         """Return what is held of a bundle.
@@ -183,6 +195,10 @@ class Holder(Generic[State]):
     async def follow(self, deployment: Deployment) -> None:
         """See `Shelf.follow`."""
         await self.shelf.follow(deployment)
+
+    def report(self) -> Report:
+        """Tell what this replica serves and what it has loaded."""
+        return Report(self.shelf.current_id, sorted(self.shelf.held))
 
     async def check_health(self) -> None:
         """Look at what is deployed, whenever Serve asks how the replica is."""

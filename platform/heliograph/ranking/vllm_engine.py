@@ -18,6 +18,7 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +34,10 @@ MAX_K = 1000
 
 CLOSED = -1e30
 """Log-probabilities below this are of tokens that were closed."""
+
+STEPPING = threading.Lock()
+"""vLLM keeps what a forward pass works on in a variable of a module, so the engines of one process
+step in turns."""
 
 logger = logging.getLogger(__name__)
 
@@ -156,9 +161,12 @@ class InProcessEngine:
             import torch
             from vllm import EngineArgs, LLMEngine
 
-            if not torch.cuda.is_available():
+            on_cpu = not torch.cuda.is_available()
+            if on_cpu and torch.get_num_threads() != serve.engine_threads:
                 torch.set_num_threads(serve.engine_threads)
-            engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+            # without a GPU nothing is profiled while an engine is made: others may go on stepping
+            with nullcontext() if on_cpu else STEPPING:
+                engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
             _warm_up(engine)
         except BaseException as error:
             started.set_exception(error)
@@ -166,7 +174,7 @@ class InProcessEngine:
         started.set_result(None)
         try:
             while self._take(engine):
-                for output in engine.step():
+                for output in _step(engine):
                     if output.finished:
                         self._finish(output)
         except Exception as error:
@@ -271,7 +279,12 @@ def _warm_up(engine: Any) -> None:
     nothing = Query([BOS], np.zeros(0, np.int64), np.zeros(0, np.float32), closed=False, k=1)
     engine.add_request("warm-up", _engine_input(nothing.prompt), _sampling(nothing))
     while engine.has_unfinished_requests():
-        engine.step()
+        _step(engine)
+
+
+def _step(engine: Any) -> Any:
+    with STEPPING:
+        return engine.step()
 
 
 def _engine_input(tokens: list[int]) -> Any:

@@ -1,0 +1,322 @@
+"""Another bundle on a running graph, over real HTTP and under constant load.
+
+The bundles differ in titles and in the order of items, so an answer that mixed their numbers
+would show it.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from heliograph.bundle import MANIFEST, Bundle, open_bundle, write_bundle
+from heliograph.cli import app as commands
+from heliograph.config import EventsConfig
+from heliograph_serve.graph import require_free_port, running_graph, wait_until_ready
+from small_shop import ITEMS, STEPS, build_shop, item_id, write_shop
+from test_graph import Answer, ask, free_port, ids
+from test_graph_feedback import replicas
+
+pytestmark = pytest.mark.cluster
+
+N = 5
+ENOUGH = 40
+"""Answers that are waited for between two steps of a deployment."""
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Two bundles of one shop, in one folder."""
+
+    old: Bundle
+    new: Bundle
+
+    @property
+    def bundles(self) -> Path:
+        return self.old.folder.parent
+
+
+@dataclass
+class Clients:
+    """Ask without a pause and check every answer against the bundle that it names."""
+
+    url: str
+    titles: dict[str, dict[str, str]]
+    """Bundle -> item -> title."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    """By bundle."""
+
+    faults: list[str] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Clients:
+        self.threads = [threading.Thread(target=self._ask, args=(first,)) for first in range(3)]
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+
+    def wait_for(self, bundle: Bundle) -> None:
+        """Return when there are some more answers of a bundle."""
+        enough, give_up = self.answers[bundle.id] + ENOUGH, time.monotonic() + 60
+        while self.answers[bundle.id] < enough and time.monotonic() < give_up:
+            time.sleep(0.01)
+
+    def _ask(self, user: int) -> None:
+        with httpx.Client(timeout=30) as http:
+            while not self.stop.is_set():
+                user = (user + 7) % ITEMS
+                body = {"user_id": f"user-{user}", "n": N, "deadline_ms": 10_000}
+                try:
+                    reply = http.post(f"{self.url}/v1/recommendations", json=body)
+                    self._check(user, reply)
+                except (httpx.HTTPError, AssertionError) as error:
+                    self.faults.append(repr(error))
+
+    def _check(self, user: int, reply: httpx.Response) -> None:
+        assert reply.status_code == 200, reply.text
+        answer = reply.json()
+        titles = self.titles[answer["bundle"]]
+        assert answer["tier"] == "generative", answer
+        assert len(answer["items"]) == N, answer
+        assert answer["items"][0]["item_id"] == item_id(user + STEPS), answer
+        assert all(titles[item["item_id"]] == item["title"] for item in answer["items"]), answer
+        self.answers[answer["bundle"]] += 1
+
+
+@pytest.fixture(scope="module")
+def shop(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    config = write_shop(tmp_path_factory.mktemp("deployed"))
+    bundles = config.parent / "workspace" / "bundles"
+    build_shop(config)
+    old = open_bundle(bundles)
+    write_new_edition(config.parent / "items.csv")
+    build_shop(config)
+    return Shop(old, open_bundle(bundles))
+
+
+def write_new_edition(path: Path) -> None:
+    """Give every item another title and another place among the others."""
+    with path.open(newline="") as file:
+        head, *rows = csv.reader(file)
+    rows = [[row[0], f"{row[1]}, new edition", *row[2:]] for row in rows]
+    added = [[f"added-{number}", f"Something else {number}", "late", "9"] for number in range(7)]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([head, *added, *reversed(rows)])
+
+
+@pytest.fixture(scope="module")
+def url(shop: Shop) -> Iterator[str]:
+    serve = shop.old.config.serve
+    two = serve.recommend.model_copy(update={"min_replicas": 2, "max_replicas": 2})
+    settings = serve.model_copy(
+        update={"port": free_port(), "deadline_ms": 5000.0, "recommend": two, "kv_cache_mb": 32}
+    )
+    with running_graph(shop.old.folder, settings) as url:
+        yield url
+    require_free_port(settings.host, settings.port)
+
+
+def titles_of(*bundles: Bundle) -> dict[str, dict[str, str]]:
+    catalogues = {bundle.id: bundle.catalogue() for bundle in bundles}
+    return {
+        name: dict(zip(catalogue.ids, catalogue.titles, strict=True))
+        for name, catalogue in catalogues.items()
+    }
+
+
+def post(url: str, path: str, body: Answer | None = None) -> tuple[int, Answer]:
+    reply = httpx.post(f"{url}/v1/admin/{path}", json=body, timeout=30)
+    return reply.status_code, reply.json()
+
+
+def deployments(url: str) -> Answer:
+    reply = httpx.get(f"{url}/v1/admin/deployments", timeout=30)
+    assert reply.status_code == 200, reply.text
+    return dict(reply.json())
+
+
+def end_of(url: str, begun: tuple[int, Answer]) -> Answer:
+    """Wait for the end of a deployment; returns what is said of it."""
+    status, progress = begun
+    assert status == 202, progress
+    give_up = time.monotonic() + 120
+    while time.monotonic() < give_up:
+        told: Answer = deployments(url)["progress"]
+        assert told["id"] == progress["id"]
+        if told["step"] in ("done", "failed"):
+            return told
+        time.sleep(0.1)
+    raise AssertionError(f"not over after 120 s: {told}")
+
+
+def serve(url: str, bundle: Bundle) -> None:
+    """Deploy a bundle unless it is served."""
+    if deployments(url)["current"] != bundle.id:
+        assert end_of(url, post(url, "deploy", {"bundle": bundle.id}))["error"] is None
+
+
+def variant(shop: Shop, **settings: Any) -> Bundle:
+    """Write the old bundle once more, with other settings."""
+    names = {name.partition("/")[0] for name in shop.old.files} - {"config.yaml", MANIFEST}
+    parts = {name: shop.old.folder / name for name in names}
+    config = shop.old.config.model_copy(update=settings)
+    return open_bundle(write_bundle(parts, config, shop.bundles))
+
+
+def test_no_request_fails_while_a_bundle_is_deployed_and_taken_back(url: str, shop: Shop) -> None:
+    serve(url, shop.old)
+    assert shop.old.catalogue().row_of[item_id(3)] != shop.new.catalogue().row_of[item_id(3)]
+    with Clients(url, titles_of(shop.old, shop.new)) as clients:
+        clients.wait_for(shop.old)
+        assert end_of(url, post(url, "deploy", {"bundle": shop.new.id}))["error"] is None
+        clients.wait_for(shop.new)
+        assert end_of(url, post(url, "rollback"))["error"] is None
+        clients.wait_for(shop.old)
+        assert end_of(url, post(url, "rollback"))["error"] is None
+        clients.wait_for(shop.new)
+    assert clients.faults == []
+    assert clients.answers[shop.old.id] > 2 * ENOUGH <= clients.answers[shop.new.id]
+    told = deployments(url)
+    assert (told["current"], told["previous"]) == (shop.new.id, shop.old.id)
+    assert Counter(one["deployment"] for one in told["replicas"])["Recommend"] == 2
+    for replica in told["replicas"]:
+        assert replica["current"] == shop.new.id
+        assert replica["loaded"] == sorted([shop.old.id, shop.new.id])
+
+
+def test_a_forgotten_bundle_is_loaded_again_to_roll_back(url: str, shop: Shop) -> None:
+    serve(url, shop.old)
+    body = {"bundle": shop.new.id, "keep_previous": False}
+    assert end_of(url, post(url, "deploy", body))["error"] is None
+    assert {tuple(one["loaded"]) for one in deployments(url)["replicas"]} == {(shop.new.id,)}
+    assert end_of(url, post(url, "rollback"))["error"] is None
+    assert ask(url, user_id="user-3")["bundle"] == shop.old.id
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../bundles",
+        "/etc",
+        "a/b",
+        "a\\b",
+        "..",
+        ".",
+        "",
+        "latest\n",
+        "%2e%2e",
+        "a" * 200,
+        "Ä",
+        "-x",
+    ],
+)
+def test_no_path_can_be_deployed(url: str, name: str) -> None:
+    status, answer = post(url, "deploy", {"bundle": name})
+    assert (status, answer["error"]["field"]) == (422, "bundle")
+
+
+def test_what_is_no_bundle_or_another_one_is_refused(url: str, shop: Shop, tmp_path: Path) -> None:
+    (shop.bundles / "shortcut").symlink_to(shutil.copytree(shop.new.folder, tmp_path / "shortcut"))
+    shutil.copytree(shop.new.folder, shop.bundles / "renamed")
+    for name in ("nothing-here", "deployments", "shortcut", "renamed"):
+        status, answer = post(url, "deploy", {"bundle": name})
+        assert (status, answer["error"]["code"]) == (422, "invalid_bundle"), name
+    current = deployments(url)["current"]
+    status, answer = post(url, "deploy", {"bundle": current})
+    assert (status, answer["error"]["code"]) == (409, "nothing_to_do")
+
+
+def test_a_bundle_that_reads_the_event_store_otherwise_is_refused(url: str, shop: Shop) -> None:
+    for settings in ({"pseudonym_key": "SHOP_SECRET"}, {"default_type": "purchase"}):
+        events: EventsConfig = shop.old.config.events.model_copy(update=settings)
+        status, answer = post(url, "deploy", {"bundle": variant(shop, events=events).id})
+        assert status == 422 and "event store" not in answer["error"]["code"]
+        assert next(iter(settings)) in answer["error"]["message"]
+
+
+def test_a_damaged_bundle_is_refused_and_the_old_one_goes_on(url: str, shop: Shop) -> None:
+    serve(url, shop.old)
+    truncated, altered = variant(shop, seed=11), variant(shop, seed=12)
+    file = truncated.folder / "items.parquet"
+    file.write_bytes(file.read_bytes()[:-1])
+    status, answer = post(url, "deploy", {"bundle": truncated.id})
+    assert status == 422 and "items.parquet" in answer["error"]["message"]
+    file = altered.folder / "models/item_lm/hf/model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with Clients(url, titles_of(shop.old)) as clients:
+        told = end_of(url, post(url, "deploy", {"bundle": altered.id}))
+        clients.wait_for(shop.old)
+    assert told["step"] == "failed" and "model.safetensors" in told["error"]
+    assert clients.faults == []
+    told = deployments(url)
+    assert told["current"] == shop.old.id
+    assert not [one for one in told["replicas"] if altered.id in one["loaded"]]
+
+
+def test_a_bundle_whose_answers_are_wrong_is_not_served(url: str, shop: Shop) -> None:
+    serve(url, shop.old)
+    rules = shop.old.config.serve.rules.model_copy(update={"filter": {"no such column": 1}})
+    misfit = variant(shop, serve=shop.old.config.serve.model_copy(update={"rules": rules}))
+    told = end_of(url, post(url, "deploy", {"bundle": misfit.id}))
+    assert told["step"] == "failed" and "no such column" in told["error"]
+    assert deployments(url)["current"] == shop.old.id
+
+
+def test_one_deployment_at_a_time(url: str, shop: Shop) -> None:
+    serve(url, shop.old)
+    third = variant(shop, seed=13)
+    first = post(url, "deploy", {"bundle": shop.new.id})
+    for _ in range(4):  # some of them reach the other replica
+        status, answer = post(url, "deploy", {"bundle": third.id})
+        assert (status, answer["error"]["code"]) == (409, "under_way")
+    assert end_of(url, first)["error"] is None
+    assert deployments(url)["current"] == shop.new.id
+
+
+@pytest.mark.parametrize("deployment", ["Rank", "Retrieve", "Recommend"])
+def test_a_replica_that_is_started_again_serves_what_is_deployed(
+    url: str, shop: Shop, deployment: str
+) -> None:
+    serve(url, shop.new)
+    for process in replicas(deployment):
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(30)
+    wait_until_ready(url)
+    for user in range(8):
+        answer = ask(url, user_id=f"user-{user}", n=N, deadline_ms=10_000)
+        assert (answer["bundle"], answer["tier"]) == (shop.new.id, "generative")
+        assert ids(answer)[0] == item_id(user + STEPS)
+
+
+def test_the_commands_tell_each_step(url: str, shop: Shop) -> None:
+    serve(url, shop.old)
+    run = CliRunner().invoke
+    done = run(commands, ["deploy", str(shop.new.folder), "--url", url])
+    assert done.exit_code == 0, done.output
+    for word in ("preparing", "checking", "swapping", f"{shop.old.id} was"):
+        assert word in done.output
+    done = run(commands, ["rollback", "--url", url])
+    assert done.exit_code == 0 and f"{shop.old.id} is served" in done.output
+    again = run(commands, ["deploy", shop.old.id, "--url", url])
+    assert "is served already" in str(again.exception)
