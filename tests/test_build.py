@@ -14,6 +14,7 @@ from heliograph.bundle import METRICS_FILE, open_bundle
 from heliograph.model_stages import read_epochs
 from heliograph.models.item_lm_run import best_epoch
 from heliograph.models.popularity import Popularity
+from heliograph.models.transitions import Transitions
 from small_shop import ITEMS, STEPS, USERS, build_shop, write_shop
 
 pytestmark = pytest.mark.cluster
@@ -104,6 +105,16 @@ def test_a_new_item_is_the_only_one_embedded(shop: Path, tmp_path: Path) -> None
         file.write("item-new,A thing never seen before,late,9\n")
     results = {result.name: result for result in build_shop(copy, until="embed")}
     assert results["embeddings"].counts["embedded"] == 1
+
+
+def test_a_new_item_moves_the_numbers_of_all_others(shop: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(shop.parent, tmp_path / "copy")) / shop.name
+    with (copy.parent / "items.csv").open("a") as file:
+        file.write("added,A thing that comes first,late,9\n")
+    build_shop(copy, until="index")
+    models = copy.parent / "workspace" / "models"
+    assert Transitions.load(models / "transitions").evidence.shape == (ITEMS + 1, ITEMS + 1)
+    assert Popularity.load(models / "popularity").ranking[-1] == 0
 
 
 def test_your_own_data_is_read_the_same_from_csv_and_parquet(

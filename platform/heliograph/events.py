@@ -43,11 +43,14 @@ from heliograph.values import (
     microseconds,
     numbers,
 )
-from heliograph.workspace import InputError
+from heliograph.workspace import InputError, digest_of, write_json
 
 EVENTS_FILE = "events.parquet"
 REJECTED_EVENTS_FILE = "rejected_events.parquet"
 DISLIKED_FILE = "disliked.parquet"
+CATALOGUE_FILE = "catalogue.json"
+"""Digest of the catalogue's identifiers, in order: what is made of the same events with items that
+are numbered otherwise is not the same."""
 EVENTS = pa.schema(
     [
         ("event_id", pa.string()),
@@ -117,7 +120,7 @@ def ingest_events(
         config: Where the rows are and what their columns mean.
         catalogue: Events of items that are not in it are rejected.
         folder: Gets `events.parquet`, `rejected_events.parquet` and, if there are any, events
-            that turn an item down in `disliked.parquet`.
+            that turn an item down in `disliked.parquet`; and CATALOGUE_FILE.
         feedback: Folder of events that the online store has exported, to be merged in.
 
     Returns:
@@ -137,6 +140,7 @@ def ingest_events(
         )
     pq.write_table(events, folder / EVENTS_FILE)
     pq.write_table(rejected, folder / REJECTED_EVENTS_FILE)
+    write_json(folder / CATALOGUE_FILE, {"item_ids": digest_of(*catalogue.ids)})
     (folder / DISLIKED_FILE).unlink(missing_ok=True)
     if disliked.num_rows:
         pq.write_table(disliked, folder / DISLIKED_FILE)
