@@ -182,6 +182,7 @@ class InProcessEngine:
             self._fail(error)
         else:
             self._fail(RuntimeError("the ranking engine was closed"))
+            engine.collective_rpc(_release)
 
     def _take(self, engine: Any) -> bool:
         """Add waiting batches to the engine; block while there is nothing to step."""
@@ -285,6 +286,16 @@ def _warm_up(engine: Any) -> None:
 def _step(engine: Any) -> Any:
     with STEPPING:
         return engine.step()
+
+
+def _release(worker: Any) -> None:
+    """Give the memory of a closed engine back.
+
+    vLLM's own shutdown would end what all engines of the process share, and the objects that it
+    has frozen are never collected: so the tensors are emptied where they are.
+    """
+    for tensor in [*worker.model_runner.kv_caches, *worker.get_model().parameters()]:
+        tensor.untyped_storage().resize_(0)
 
 
 def _engine_input(tokens: list[int]) -> Any:
