@@ -23,6 +23,7 @@ from heliograph.deployments import (
     write_deployment,
 )
 from heliograph.workspace import InputError
+from heliograph_serve.rollout import LEASE_S, Turn
 from heliograph_serve.shelf import NotHeld, Origin, Shelf
 from test_bundle import config, write_parts
 
@@ -179,3 +180,20 @@ def test_a_replica_that_heard_nothing_follows_what_is_on_the_disk(bundles: Path)
         return Shelf(origin, lambda bundle: bundle.id)
 
     asyncio.run(scenario())
+
+
+def test_a_turn_is_one_deployments_until_it_ends_or_is_not_heard_of() -> None:
+    now = 100.0
+    turn = Turn(lambda: now)
+    assert turn.take("a") and turn.take("a") and not turn.take("b")
+    turn.give_back("a")
+    assert not turn.take("a")  # said before its end, heard after it
+    assert turn.take("b")
+    now += LEASE_S - 1
+    assert turn.take("b")
+    now += LEASE_S - 1
+    assert not turn.take("c")
+    now += 1
+    assert turn.take("c") and not turn.take("b")
+    turn.give_back("b")
+    assert not turn.take("d")

@@ -13,7 +13,7 @@ from rich.markup import escape
 console = Console()
 
 URL = "http://127.0.0.1:8000"
-POLL_S = 0.2
+POLL_S = 0.5
 PATIENCE_S = 60.0
 """With an endpoint that is away for a moment."""
 

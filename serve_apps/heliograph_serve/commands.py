@@ -16,7 +16,9 @@ console = Console()
 
 
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder of bundles: the newest.")],
+    bundle: Annotated[
+        Path, typer.Argument(help="A bundle, or a folder of bundles: deployed last, or newest.")
+    ],
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     store: Annotated[str | None, typer.Option(help="URL of the event store.")] = None,
@@ -32,9 +34,10 @@ def serve(
     from heliograph_serve.graph import dashboard_url, running_graph
 
     options = {"host": host, "port": port, "store": store}
-    settings = override_serve(bundle_to_serve(bundle).config.serve, options)
-    console.print(f"starting the graph of {bundle} ...")
-    with stopped_by_signal(), running_graph(bundle, settings) as url:
+    opened = bundle_to_serve(bundle)
+    settings = override_serve(opened.config.serve, options)
+    console.print(f"starting the graph of {opened.folder} ...")
+    with stopped_by_signal(), running_graph(opened.folder, settings) as url:
         console.print(f"endpoint   {url}\nAPI        {url}/docs\ndashboard  {dashboard_url()}")
         console.print("Ctrl-C stops it")
         signal.pause()

@@ -23,6 +23,7 @@ from heliograph_serve.rollout import (
     Rollout,
     Rollouts,
     Step,
+    Turn,
     UnderWay,
 )
 from heliograph_serve.serving import Serving
@@ -92,6 +93,7 @@ class DeployIngress(Holder[Serving]):
     """Routes of deployments; the ingress inherits them."""
 
     rollouts: Rollouts
+    turn: Turn
 
     @router.post("/v1/admin/deploy", responses=ERRORS, status_code=202)
     async def deploy(self, wanted: Annotated[BundleToDeploy, BodyOf()]) -> Progress:
@@ -146,13 +148,13 @@ class DeployIngress(Holder[Serving]):
         """See `smoke.check_bundle`."""
         await check_bundle(self.shelf[bundle_id])
 
-    def admit(self, rollout_id: str) -> bool:
-        """See `Rollouts.admit`."""
-        return self.rollouts.admit(rollout_id)
+    def take_turn(self, rollout_id: str) -> bool:
+        """See `rollout.Turn.take`."""
+        return self.turn.take(rollout_id)
 
-    def release(self, rollout_id: str) -> None:
-        """See `Rollouts.release`."""
-        self.rollouts.release(rollout_id)
+    def give_turn_back(self, rollout_id: str) -> None:
+        """See `rollout.Turn.give_back`."""
+        self.turn.give_back(rollout_id)
 
 
 def _told(rollout: Rollout) -> Progress:

@@ -39,7 +39,7 @@ from heliograph_serve.deploy_api import DeployIngress
 from heliograph_serve.deploy_api import router as deploy_router
 from heliograph_serve.feedback import SHARE_OF_DEADLINE, FeedbackIngress, Known
 from heliograph_serve.feedback import router as feedback_router
-from heliograph_serve.rollout import Fleet, Rollouts
+from heliograph_serve.rollout import Fleet, Rollouts, Turn
 from heliograph_serve.serving import Calls, Clock, Served, Serving
 from heliograph_serve.shelf import Origin, Shelf
 
@@ -85,6 +85,7 @@ class Recommend(FeedbackIngress, DeployIngress):
 
         super().__init__(Shelf(origin, load), serve)
         self.rollouts = Rollouts(Fleet(retrieve, rank), self.shelf)
+        self.turn = Turn()
         self.serve = serve
         self.started = time.monotonic()
         self.answers: Counter[Tier] = Counter()

@@ -7,10 +7,11 @@ swap is one file (`heliograph.deployments`), and whoever does not hear of it rea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -36,8 +37,8 @@ Step = Literal["preparing", "checking", "swapping", "done", "failed"]
 LOAD_TIMEOUT_S = 900.0
 CHECK_TIMEOUT_S = 120.0
 TELL_TIMEOUT_S = 10.0
-LEASE_S = LOAD_TIMEOUT_S * 3 + CHECK_TIMEOUT_S
-"""A deployment whose leader has died is in nobody's way for longer."""
+BEAT_S, LEASE_S = 5.0, 30.0
+"""A leader says that it goes on; one that has died is in nobody's way for longer than the lease."""
 
 DRAIN_S = 5.0
 """From the swap until a bundle that is not kept goes: its last requests are answered by then."""
@@ -104,6 +105,31 @@ class Fleet:
         return answers | {here: await self.ingress(method, *args, timeout_s=timeout_s)}
 
 
+class Turn:
+    """Whose turn it is to deploy, as one replica of the ingress knows."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take a clock that tells seconds."""
+        self._clock = clock
+        self._holder = ""
+        self._until = 0.0
+        self._over = ""
+
+    def take(self, rollout_id: str) -> bool:
+        """Take the turn, or keep it for another while; false if it is somebody else's."""
+        now = self._clock()
+        if rollout_id == self._over or (rollout_id != self._holder and now < self._until):
+            return False
+        self._holder, self._until = rollout_id, now + LEASE_S
+        return True
+
+    def give_back(self, rollout_id: str) -> None:
+        """Note that a deployment is over; what it still says comes too late."""
+        self._over = rollout_id
+        if self._holder == rollout_id:
+            self._until = 0.0
+
+
 class Rollouts:
     """Leads deployments, one at a time."""
 
@@ -112,8 +138,6 @@ class Rollouts:
         self.shelf = shelf
         self.latest: Rollout | None = None
         self._task: asyncio.Task[None] | None = None
-        self._admitted = ""
-        self._admitted_until = 0.0
 
     async def deploy(self, bundle_id: str, keep_previous: bool) -> Rollout:
         """Begin to deploy a bundle.
@@ -146,24 +170,15 @@ class Rollouts:
         await asyncio.to_thread(self.shelf.origin.open, previous)
         return await self._begin("rollback", previous, keep_previous=True)
 
-    def admit(self, rollout_id: str) -> bool:
-        """Tell whether this replica knows of no other deployment that is under way."""
-        now = time.monotonic()
-        if self._admitted != rollout_id and now < self._admitted_until:
-            return False
-        self._admitted, self._admitted_until = rollout_id, now + LEASE_S
-        return True
-
-    def release(self, rollout_id: str) -> None:
-        """Note that a deployment has ended."""
-        if self._admitted == rollout_id:
-            self._admitted_until = 0.0
-
     async def _begin(self, action: Action, bundle_id: str, keep_previous: bool) -> Rollout:
-        generation = await asyncio.to_thread(newest_generation, self.shelf.origin.bundles)
+        origin = self.shelf.origin
+        generation = await asyncio.to_thread(newest_generation, origin.bundles)
+        newest = await asyncio.to_thread(origin.deployment)
+        if newest is not None and newest.generation > self.shelf.generation:
+            raise UnderWay(f"{newest.bundle} was just deployed; try again in a moment")
         rollout = Rollout(action, bundle_id, self.shelf.current_id, generation + 1)
-        admitted = await self.fleet.ingress("admit", rollout.id, timeout_s=TELL_TIMEOUT_S)
-        if not all(admitted):
+        taken = await self.fleet.ingress("take_turn", rollout.id, timeout_s=TELL_TIMEOUT_S)
+        if not all(taken):
             await self._end(rollout)
             raise UnderWay("another deployment is under way; see GET /v1/admin/deployments")
         self.latest = rollout
@@ -171,6 +186,7 @@ class Rollouts:
         return rollout
 
     async def _run(self, rollout: Rollout, keep_previous: bool) -> None:
+        beating = asyncio.ensure_future(self._beat(rollout))
         try:
             await self._prepare_and_check(rollout)
             await self._swap(rollout)
@@ -183,6 +199,7 @@ class Rollouts:
                 await asyncio.sleep(DRAIN_S)
                 await self._drop(rollout.previous)
         finally:
+            beating.cancel()
             await self._end(rollout)
             rollout.step = "failed" if rollout.error else "done"
 
@@ -215,6 +232,12 @@ class Rollouts:
             logger.warning("%s", error)
         rollout.seconds["swapping"] = _since(began)
 
+    async def _beat(self, rollout: Rollout) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            with contextlib.suppress(InputError):  # a replica that dies is no reason to give up
+                await self.fleet.ingress("take_turn", rollout.id, timeout_s=TELL_TIMEOUT_S)
+
     async def _drop(self, bundle_id: str) -> None:
         try:
             await self.fleet.everyone("drop", bundle_id, timeout_s=LOAD_TIMEOUT_S)
@@ -223,7 +246,7 @@ class Rollouts:
 
     async def _end(self, rollout: Rollout) -> None:
         try:
-            await self.fleet.ingress("release", rollout.id, timeout_s=TELL_TIMEOUT_S)
+            await self.fleet.ingress("give_turn_back", rollout.id, timeout_s=TELL_TIMEOUT_S)
         except InputError as error:  # a replica that has died has forgotten it
             logger.warning("%s", error)
 
