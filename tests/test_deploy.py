@@ -168,6 +168,14 @@ def end_of(url: str, begun: tuple[int, Answer]) -> Answer:
     raise AssertionError(f"not over after 120 s: {told}")
 
 
+def replicas_of(url: str) -> Counter[str] | None:
+    """Count the replicas of each deployment; None: not all of them answer."""
+    reply = httpx.get(f"{url}/v1/admin/deployments", timeout=30)
+    if reply.status_code != 200:
+        return None
+    return Counter(one["deployment"] for one in reply.json()["replicas"])
+
+
 def serve(url: str, bundle: Bundle) -> None:
     """Deploy a bundle unless it is served."""
     if deployments(url)["current"] != bundle.id:
@@ -286,12 +294,12 @@ def test_a_bundle_whose_answers_are_wrong_is_not_served(url: str, shop: Shop) ->
 def test_one_deployment_at_a_time(url: str, shop: Shop) -> None:
     serve(url, shop.old)
     third = variant(shop, seed=13)
-    first = post(url, "deploy", {"bundle": shop.new.id})
+    first = post(url, "deploy", {"bundle": third.id})
     for _ in range(4):  # some of them reach the other replica
-        status, answer = post(url, "deploy", {"bundle": third.id})
+        status, answer = post(url, "deploy", {"bundle": shop.new.id})
         assert (status, answer["error"]["code"]) == (409, "under_way")
     assert end_of(url, first)["error"] is None
-    assert deployments(url)["current"] == shop.new.id
+    assert deployments(url)["current"] == third.id
 
 
 @pytest.mark.parametrize("deployment", ["Rank", "Retrieve", "Recommend"])
@@ -299,10 +307,14 @@ def test_a_replica_that_is_started_again_serves_what_is_deployed(
     url: str, shop: Shop, deployment: str
 ) -> None:
     serve(url, shop.new)
+    before = replicas_of(url)
     for process in replicas(deployment):
         os.kill(process.pid, signal.SIGKILL)
         process.wait(30)
     wait_until_ready(url)
+    give_up = time.monotonic() + 60
+    while replicas_of(url) != before and time.monotonic() < give_up:
+        time.sleep(0.2)
     for user in range(8):
         answer = ask(url, user_id=f"user-{user}", n=N, deadline_ms=10_000)
         assert (answer["bundle"], answer["tier"]) == (shop.new.id, "generative")

@@ -162,18 +162,24 @@ def test_what_cannot_be_loaded_leaves_the_served_bundle_alone(bundles: Path) -> 
 
 
 def test_a_replica_that_heard_nothing_follows_what_is_on_the_disk(bundles: Path) -> None:
-    beta = named(bundles, "beta")
+    beta, gamma = named(bundles, "beta"), named(bundles, "gamma")
 
     async def scenario() -> None:
         shelf = shelf_of(bundles)
-        await shelf.look()
-        assert shelf.generation == 0
         write_deployment(bundles, deployment(1, beta))
-        await shelf.look()
+        shelf.look()
         while shelf.current_id != beta.id:
             await asyncio.sleep(0.001)
         shutil.rmtree(named(bundles, "alpha").folder)
         assert shelf_of_deleted(bundles).current == beta.id
+        broken = bundles / "deployments" / "00000002.json"
+        broken.write_text("{")
+        shelf.look()  # is told in the log
+        broken.unlink()
+        write_deployment(bundles, deployment(3, gamma))
+        while shelf.current_id != gamma.id:
+            shelf.look()
+            await asyncio.sleep(0.001)
 
     def shelf_of_deleted(bundles: Path) -> Shelf[str]:
         origin = Origin(bundles / "alpha-gone", "alpha-gone", GRAPH)

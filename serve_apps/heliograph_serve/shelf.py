@@ -91,7 +91,7 @@ class Shelf(Generic[State]):
         self._close = close
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="bundle")
         self._loading = asyncio.Lock()
-        self._following: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._deployment = origin.deployment()
         self.current_id = self._deployment.bundle if self._deployment else origin.first_id
         self.current = load(origin.open(self.current_id))
@@ -149,19 +149,21 @@ class Shelf(Generic[State]):
             self.current_id = deployment.bundle
             self.current = self._held[deployment.bundle]
 
-    async def look(self) -> None:
-        """Look at what is deployed, and begin to follow it if that is news."""
-        deployment = await asyncio.to_thread(self.origin.deployment)
-        if deployment is None or deployment.generation <= self.generation:
-            return
-        if self._following is None or self._following.done():
-            self._following = asyncio.ensure_future(self._follow_quietly(deployment))
+    def look(self) -> None:
+        """Begin to look at what is deployed, and to follow it if that is news.
 
-    async def _follow_quietly(self, deployment: Deployment) -> None:
+        Nothing waits for it: a file system that hangs is no reason to replace a replica.
+        """
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look())
+
+    async def _look(self) -> None:
         try:
-            await self.follow(deployment)
+            deployment = await asyncio.to_thread(self.origin.deployment)
+            if deployment is not None:
+                await self.follow(deployment)
         except Exception:  # what is served goes on; the next health check tries again
-            logger.exception("%s is deployed but cannot be loaded here", deployment.bundle)
+            logger.exception("what is deployed cannot be read or loaded here")
 
     def _open_and_load(self, bundle_id: str) -> State:
         interval = sys.getswitchinterval()
@@ -202,4 +204,4 @@ class Holder(Generic[State]):
 
     async def check_health(self) -> None:
         """Look at what is deployed, whenever Serve asks how the replica is."""
-        await self.shelf.look()
+        self.shelf.look()
