@@ -34,6 +34,10 @@ class FieldError(InputError):
         self.place = place
         self.problem = problem
 
+    def __reduce__(self) -> tuple[type[FieldError], tuple[str, str]]:
+        """Travel between processes as place and problem."""
+        return FieldError, (self.place, self.problem)
+
 
 @dataclass(frozen=True)
 class Attribute:
