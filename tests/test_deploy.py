@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from heliograph.bundle import MANIFEST, Bundle, open_bundle, write_bundle
+from heliograph.bundle import CONFIG_FILE, MANIFEST, Bundle, open_bundle, write_bundle
 from heliograph.cli import app as commands
 from heliograph.config import EventsConfig
 from heliograph_serve.graph import require_free_port, running_graph, wait_until_ready
@@ -182,10 +184,10 @@ def serve(url: str, bundle: Bundle) -> None:
         assert end_of(url, post(url, "deploy", {"bundle": bundle.id}))["error"] is None
 
 
-def variant(shop: Shop, **settings: Any) -> Bundle:
-    """Write the old bundle once more, with other settings."""
-    names = {name.partition("/")[0] for name in shop.old.files} - {"config.yaml", MANIFEST}
-    parts = {name: shop.old.folder / name for name in names}
+def variant(shop: Shop, replaced: dict[str, Path] | None = None, **settings: Any) -> Bundle:
+    """Write the old bundle once more, with other files or settings."""
+    names = set(shop.old.files) - {CONFIG_FILE, MANIFEST}
+    parts = {name: shop.old.folder / name for name in names} | (replaced or {})
     config = shop.old.config.model_copy(update=settings)
     return open_bundle(write_bundle(parts, config, shop.bundles))
 
@@ -282,7 +284,22 @@ def test_a_damaged_bundle_is_refused_and_the_old_one_goes_on(url: str, shop: Sho
     assert not [one for one in told["replicas"] if altered.id in one["loaded"]]
 
 
-def test_a_bundle_whose_answers_are_wrong_is_not_served(url: str, shop: Shop) -> None:
+def test_an_item_lm_that_says_nothing_is_not_served(url: str, shop: Shop, tmp_path: Path) -> None:
+    serve(url, shop.old)
+    name = "models/item_lm/hf/model.safetensors"
+    weights = load_file(shop.old.folder / name)
+    broken = {key: np.full_like(value, np.nan) for key, value in weights.items()}
+    save_file(broken, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    spoilt = variant(shop, {name: tmp_path / "model.safetensors"})
+    with Clients(url, titles_of(shop.old)) as clients:
+        told = end_of(url, post(url, "deploy", {"bundle": spoilt.id}))
+        clients.wait_for(shop.old)
+    assert told["step"] == "failed" and "checked and is not served" in told["error"]
+    assert clients.faults == []
+    assert deployments(url)["current"] == shop.old.id
+
+
+def test_rules_that_do_not_fit_are_told(url: str, shop: Shop) -> None:
     serve(url, shop.old)
     rules = shop.old.config.serve.rules.model_copy(update={"filter": {"no such column": 1}})
     misfit = variant(shop, serve=shop.old.config.serve.model_copy(update={"rules": rules}))

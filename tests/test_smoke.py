@@ -29,6 +29,7 @@ def served(ids: str, tier: Tier = "generative", score: float = 0.5) -> Served:
         (served("abc", score=math.nan), 3, "has a score that is no number"),
         (served("abc", score=math.inf), 3, "has a score that is no number"),
         (served("abc", "retrieval"), 3, "is of the retrieval tier, expected generative"),
+        (served("abc", score=0), 3, "has no item to which the item LM gives a probability"),
         (served("", "popular"), 0, None),  # where nothing may come back, no tier finds anything
     ],
 )

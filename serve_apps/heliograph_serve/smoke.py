@@ -63,6 +63,8 @@ def fault_in(served: Served, tier: Tier, count: int) -> str | None:
         return "has a score that is no number"
     if count and served.tier != tier:
         return f"is of the {served.tier} tier, expected {tier}"
+    if count and tier == "generative" and served.items[0].score <= 0:
+        return "has no item to which the item LM gives a probability"
     return None
 
 
