@@ -72,6 +72,7 @@ def write_deployment(bundles: Path, deployment: Deployment) -> None:
     with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".draft-", delete=False) as draft:
         json.dump(asdict(deployment), draft, indent=1)
         draft.flush()
+        os.fchmod(draft.fileno(), 0o644)  # whoever serves on another node reads it
         os.fsync(draft.fileno())
     try:
         os.link(draft.name, _path(bundles, deployment.generation))  # fails where there is one
