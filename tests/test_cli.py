@@ -14,7 +14,17 @@ import pytest
 from heliograph import cli
 from heliograph.build import STAGES
 
-COMMANDS = [*STAGES, "build", "serve", "report", "recommend", "doctor", "version"]
+COMMANDS = [
+    *STAGES,
+    "build",
+    "serve",
+    "deploy",
+    "rollback",
+    "report",
+    "recommend",
+    "doctor",
+    "version",
+]
 EVENT_COMMANDS = ["events migrate", "events export", "events import"]
 
 

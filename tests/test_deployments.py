@@ -12,6 +12,7 @@ import pytest
 
 from heliograph.bundle import LATEST, Bundle, open_bundle, write_bundle
 from heliograph.config import HeliographConfig
+from heliograph.deploy_cli import bundle_named
 from heliograph.deployments import (
     Deployment,
     Superseded,
@@ -203,3 +204,12 @@ def test_a_turn_is_one_deployments_until_it_ends_or_is_not_heard_of() -> None:
     assert turn.take("c") and not turn.take("b")
     turn.give_back("b")
     assert not turn.take("d")
+
+
+def test_a_bundle_is_named_by_its_folder_or_by_itself(bundles: Path) -> None:
+    gamma = named(bundles, "gamma")
+    assert bundle_named(str(bundles)) == bundle_named(str(gamma.folder)) == gamma.id
+    assert bundle_named(gamma.id) == gamma.id
+    (gamma.folder / "items.parquet").unlink()
+    with pytest.raises(InputError, match="items.parquet"):
+        bundle_named(str(gamma.folder))
