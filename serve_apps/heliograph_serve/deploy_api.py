@@ -20,6 +20,7 @@ from heliograph_serve.rollout import (
     TELL_TIMEOUT_S,
     Action,
     NothingToDo,
+    ReplicaFailed,
     Rollout,
     Rollouts,
     Step,
@@ -107,6 +108,8 @@ class DeployIngress(Holder[Serving]):
             raise ApiError(422, "invalid_bundle", str(error), "bundle") from error
         except (NothingToDo, UnderWay) as error:
             raise _conflict(error) from error
+        except ReplicaFailed as error:
+            raise _unavailable(error) from error
 
     @router.post("/v1/admin/rollback", responses=ERRORS, status_code=202)
     async def rollback(self) -> Progress:
@@ -117,6 +120,8 @@ class DeployIngress(Holder[Serving]):
             raise ApiError(422, "invalid_bundle", str(error)) from error
         except (NothingToDo, UnderWay) as error:
             raise _conflict(error) from error
+        except ReplicaFailed as error:
+            raise _unavailable(error) from error
 
     @router.get("/v1/admin/deployments", responses={503: ERRORS[503]})
     async def deployments(self) -> Deployments:
@@ -125,8 +130,8 @@ class DeployIngress(Holder[Serving]):
         try:
             reports = await fleet.everyone("report", timeout_s=TELL_TIMEOUT_S)
             led = await fleet.ingress("led", timeout_s=TELL_TIMEOUT_S)
-        except InputError as error:
-            raise ApiError(503, "replica_unavailable", str(error)) from error
+        except ReplicaFailed as error:
+            raise _unavailable(error) from error
         latest = max(filter(None, led), key=lambda one: one.started, default=None)
         return Deployments(
             current=self.shelf.current_id,
@@ -165,3 +170,7 @@ def _told(rollout: Rollout) -> Progress:
 def _conflict(error: Exception) -> ApiError:
     code = "under_way" if isinstance(error, UnderWay) else "nothing_to_do"
     return ApiError(409, code, str(error))
+
+
+def _unavailable(error: ReplicaFailed) -> ApiError:
+    return ApiError(503, "replica_unavailable", str(error))

@@ -27,7 +27,6 @@ from heliograph.deployments import (
     require_same_store,
     write_deployment,
 )
-from heliograph.workspace import InputError
 from heliograph_serve.serving import Serving
 from heliograph_serve.shelf import Shelf
 
@@ -52,6 +51,10 @@ class UnderWay(Exception):
 
 class NothingToDo(Exception):
     """The bundle is served already, or there is none to go back to."""
+
+
+class ReplicaFailed(RuntimeError):
+    """A replica could not do what all of them were told to, or does not answer."""
 
 
 @dataclass
@@ -85,7 +88,7 @@ class Fleet:
         """Call a method of every replica of the ingress.
 
         Raises:
-            InputError: One of them failed; the message says why.
+            ReplicaFailed: One of them failed; the message says why.
         """
         here = serve.get_replica_context()
         handle = serve.get_deployment_handle(here.deployment, here.app_name)
@@ -95,7 +98,7 @@ class Fleet:
         """Call a method of every replica of every deployment, one deployment after the other.
 
         Raises:
-            InputError: One of them failed; the message says which and why.
+            ReplicaFailed: One of them failed; the message says which and why.
         """
         answers = {
             name: await _told(name, handle, method, args, timeout_s)
@@ -146,6 +149,7 @@ class Rollouts:
             InputError: It is not there, not whole, or does not go with the event store.
             NothingToDo: It is served already.
             UnderWay: Another deployment is.
+            ReplicaFailed: Not all replicas of the ingress answer.
         """
         opened = await asyncio.to_thread(self.shelf.origin.open, bundle_id)
         require_same_store(self.shelf.current.config, opened.config)
@@ -160,6 +164,7 @@ class Rollouts:
             InputError: It is not there any more.
             NothingToDo: Nothing has been deployed since the graph was started.
             UnderWay: Another deployment is.
+            ReplicaFailed: Not all replicas of the ingress answer.
         """
         previous = self.shelf.previous_id
         if previous is None:
@@ -228,26 +233,26 @@ class Rollouts:
         await asyncio.to_thread(write_deployment, origin.bundles, deployment)
         try:
             await self.fleet.everyone("follow", deployment, timeout_s=TELL_TIMEOUT_S)
-        except InputError as error:  # it is deployed: health checks bring the others along
+        except ReplicaFailed as error:  # it is deployed: health checks bring the others along
             logger.warning("%s", error)
         rollout.seconds["swapping"] = _since(began)
 
     async def _beat(self, rollout: Rollout) -> None:
         while True:
             await asyncio.sleep(BEAT_S)
-            with contextlib.suppress(InputError):  # a replica that dies is no reason to give up
+            with contextlib.suppress(ReplicaFailed):  # a replica that dies is no reason to give up
                 await self.fleet.ingress("take_turn", rollout.id, timeout_s=TELL_TIMEOUT_S)
 
     async def _drop(self, bundle_id: str) -> None:
         try:
             await self.fleet.everyone("drop", bundle_id, timeout_s=LOAD_TIMEOUT_S)
-        except InputError as error:  # the next deployment takes its place
+        except ReplicaFailed as error:  # the next deployment takes its place
             logger.warning("%s", error)
 
     async def _end(self, rollout: Rollout) -> None:
         try:
             await self.fleet.ingress("give_turn_back", rollout.id, timeout_s=TELL_TIMEOUT_S)
-        except InputError as error:  # a replica that has died has forgotten it
+        except ReplicaFailed as error:  # a replica that has died has forgotten it
             logger.warning("%s", error)
 
 
@@ -263,9 +268,9 @@ async def _told(
             timeout_s=timeout_s
         )
     except RayTaskError as error:
-        raise InputError(f"a replica of {name}: {error.cause or error}") from error
+        raise ReplicaFailed(f"a replica of {name}: {error.cause or error}") from error
     except (RayError, RayServeException, TimeoutError) as error:
-        raise InputError(
+        raise ReplicaFailed(
             f"a replica of {name} did not answer within {timeout_s:.0f} s or died: {error}"
         ) from error
     return answers
