@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from heliograph_serve import stage as module
-from heliograph_serve.stage import BATCHES_AWAY, FAILURES_TO_OPEN, Stage, StageUnavailable
+from heliograph_serve.stage import FAILURES_TO_OPEN, Stage, StageUnavailable
 
 WAIT_S = 5.0
 
@@ -46,7 +46,7 @@ def test_requests_that_come_while_batches_are_away_travel_together() -> None:
         doubler.gate.clear()
         stage = Stage("double", doubler.send, max_batch_size=4)
         asked = [asyncio.ensure_future(stage.ask(number, WAIT_S)) for number in range(10)]
-        while len(doubler.batches) < BATCHES_AWAY:
+        while not doubler.batches:
             await asyncio.sleep(0)
         doubler.gate.set()
         assert await asyncio.gather(*asked) == [2 * number for number in range(10)]
@@ -72,6 +72,21 @@ def test_the_next_batch_leaves_before_the_answers_of_the_last_are_handed_out() -
         doubler.gate.set()
         await asyncio.gather(*asked)
         assert left_when_answered == [2, 3, 3, 3, 3, 3, 3, 3, 3]
+
+    asyncio.run(scenario())
+
+
+def test_as_many_batches_are_away_as_may_be() -> None:
+    async def scenario() -> None:
+        doubler = Doubler()
+        doubler.gate.clear()
+        stage = Stage("double", doubler.send, max_batch_size=4, max_away=lambda: 2)
+        asked = [asyncio.ensure_future(stage.ask(number, WAIT_S)) for number in range(10)]
+        while len(doubler.batches) < 2:
+            await asyncio.sleep(0)
+        doubler.gate.set()
+        assert await asyncio.gather(*asked) == [2 * number for number in range(10)]
+        assert [len(batch) for batch in doubler.batches] == [1, 1, 4, 4]
 
     asyncio.run(scenario())
 

@@ -349,8 +349,22 @@ class DeploymentConfig(Config):
     """CPUs that Ray reserves for a replica; small defaults let the graph share a laptop."""
 
     num_gpus: float = Field(default=0.0, ge=0)
-    target_ongoing_requests: float = Field(default=16.0, gt=0)
-    """Requests in progress per replica that the autoscaler aims at."""
+    target_busy: float = Field(default=0.7, gt=0, le=1)
+    """Share of its time that a replica is to have work in hand; above it, there come more."""
+
+    upscale_delay_s: float = Field(default=10.0, ge=0)
+    """More replicas start when they have been wanted for so long."""
+
+    downscale_delay_s: float = Field(default=120.0, ge=0)
+    """Some end when they have not been needed for so long."""
+
+    @model_validator(mode="after")
+    def _some_number_fits(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas {self.max_replicas} is less than min_replicas {self.min_replicas}"
+            )
+        return self
 
 
 class Boost(Config):

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import LoggingConfig
 
 from heliograph.config import Config, DeploymentConfig, Rules, ServeConfig
 from heliograph.deployments import bundle_to_serve
 from heliograph.rules import read_rules
+from heliograph_serve.autoscaling import autoscaling
 from heliograph_serve.rank import Rank
 from heliograph_serve.recommend import Recommend, http
 from heliograph_serve.retrieve import Retrieve
@@ -63,11 +63,7 @@ def _deployment(kind: type, settings: DeploymentConfig) -> serve.Deployment:
         name=kind.__name__,
         max_ongoing_requests=BATCHES_IN_QUEUE,
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
-        autoscaling_config=AutoscalingConfig(
-            min_replicas=settings.min_replicas,
-            max_replicas=settings.max_replicas,
-            target_ongoing_requests=settings.target_ongoing_requests,
-        ),
+        autoscaling_config=autoscaling(settings),
         # one line a request belongs to the ingress; behind it, a line a batch would say nothing new
         logging_config=LoggingConfig(enable_access_log=False),
         health_check_period_s=2,

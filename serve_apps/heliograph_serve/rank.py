@@ -15,6 +15,8 @@ from heliograph.config import ServeConfig
 from heliograph.events import History
 from heliograph.models.item_tokens import FIRST_ITEM, prompt
 from heliograph.ranking.vllm_engine import Engine, Query, start_engine
+from heliograph_serve.autoscaling import Metered, WorkMeter
+from heliograph_serve.crew import Answers, own_name
 from heliograph_serve.shelf import SWITCH_INTERVAL_S, Holder, Origin, Shelf
 
 
@@ -70,7 +72,7 @@ class BundleRanker:
     """Items of a history that the item LM reads, the newest."""
 
 
-class Rank(Holder[BundleRanker]):
+class Rank(Metered, Holder[BundleRanker]):
     """Holds the ranking engine of the served bundle, and of one beside it."""
 
     def __init__(self, origin: Origin, serve: ServeConfig) -> None:
@@ -79,16 +81,20 @@ class Rank(Holder[BundleRanker]):
         self.shelf = Shelf(
             origin, partial(_start, serve=serve), close=lambda ranker: ranker.engine.close()
         )
+        self.meter = WorkMeter()
+        self.replica = own_name()
 
-    async def rank(self, bundle_id: str, scorings: Sequence[Scoring]) -> list[Ranked]:
+    async def rank(self, bundle_id: str, scorings: Sequence[Scoring]) -> Answers[Ranked]:
         """Return the final ranking of each request.
 
         Raises:
             NotHeld: The numbers are of a bundle that this replica does not hold.
         """
         ranker = self.shelf[bundle_id]
-        best = await ranker.engine.rank([one.query(ranker.max_history) for one in scorings])
-        return [Ranked(one.tokens - FIRST_ITEM, one.log_probabilities) for one in best]
+        with self.meter:
+            best = await ranker.engine.rank([one.query(ranker.max_history) for one in scorings])
+        ranked = [Ranked(one.tokens - FIRST_ITEM, one.log_probabilities) for one in best]
+        return Answers(ranked, self.replica)
 
     async def check_health(self) -> None:
         """Tell Serve to replace this replica when the engine that is served has died."""

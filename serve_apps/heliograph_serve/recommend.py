@@ -35,6 +35,8 @@ from heliograph_serve.api import (
     Tier,
     install_error_handlers,
 )
+from heliograph_serve.autoscaling import Metered, ProcessorMeter
+from heliograph_serve.crew import Crew
 from heliograph_serve.deploy_api import DeployIngress
 from heliograph_serve.deploy_api import router as deploy_router
 from heliograph_serve.feedback import SHARE_OF_DEADLINE, FeedbackIngress, Known
@@ -61,7 +63,7 @@ ERRORS: dict[int | str, dict[str, object]] = {
 }
 
 
-class Recommend(FeedbackIngress, DeployIngress):
+class Recommend(Metered, FeedbackIngress, DeployIngress):
     """Finds the history, asks retrieval, asks the item LM, answers."""
 
     def __init__(
@@ -76,7 +78,7 @@ class Recommend(FeedbackIngress, DeployIngress):
             method.options(request_serialization="pickle", response_serialization="pickle")
             for method in (retrieve.retrieve, rank.rank)
         )
-        calls = Calls(propose.remote, retrieve.similar.remote, order.remote)
+        calls = Calls(Crew(propose.remote), retrieve.similar.remote, Crew(order.remote))
 
         def load(bundle: Bundle) -> Serving:
             # whoever started the graph may have changed the rules of the bundle that it began with
@@ -87,6 +89,7 @@ class Recommend(FeedbackIngress, DeployIngress):
         self.rollouts = Rollouts(Fleet(retrieve, rank), self.shelf)
         self.turn = Turn()
         self.serve = serve
+        self.meter = ProcessorMeter()
         self.started = time.monotonic()
         self.answers: Counter[Tier] = Counter()
         self.latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)

@@ -16,6 +16,8 @@ from heliograph.candidates import Candidates, Retriever
 from heliograph.events import History
 from heliograph.filters import Filter, evaluate
 from heliograph.index import mask_of
+from heliograph_serve.autoscaling import Metered, WorkMeter
+from heliograph_serve.crew import Answers, own_name
 from heliograph_serve.shelf import Holder, Origin, Shelf
 
 Narrowing = tuple[Filter | None, bytes | None]
@@ -87,22 +89,27 @@ class BundleRetriever:
         return evaluate(condition, self.catalogue.attributes)
 
 
-class Retrieve(Holder[BundleRetriever]):
+class Retrieve(Metered, Holder[BundleRetriever]):
     """Holds the candidate models of the served bundle, and of one beside it."""
 
     def __init__(self, origin: Origin) -> None:
         self.shelf = Shelf(origin, BundleRetriever)
+        self.meter = WorkMeter()
+        self.replica = own_name()
 
-    async def retrieve(self, bundle_id: str, lookups: Sequence[Lookup]) -> list[Candidates]:
+    async def retrieve(self, bundle_id: str, lookups: Sequence[Lookup]) -> Answers[Candidates]:
         """Return candidates for each look-up, as one-row batches trimmed to what was found.
 
         Raises:
             NotHeld: The numbers are of a bundle that this replica does not hold.
         """
         held = self.shelf[bundle_id]
-        if len(lookups) <= QUICK:
-            return held.retrieve(lookups)
-        return await asyncio.to_thread(held.retrieve, lookups)
+        with self.meter:
+            if len(lookups) <= QUICK:
+                found = held.retrieve(lookups)
+            else:
+                found = await asyncio.to_thread(held.retrieve, lookups)
+        return Answers(found, self.replica)
 
     async def similar(self, bundle_id: str, item: int, count: int) -> Candidates:
         """Return the items most like one item, as a one-row batch.

@@ -26,6 +26,7 @@ from heliograph.ranking.vllm_engine import MAX_K
 from heliograph.rules import Bonus, Evidence, Plan, boosted, raised
 from heliograph_serve.api import RecommendationRequest, RecommendedItem, SimilarItem, Tier
 from heliograph_serve.cache import CandidateCache
+from heliograph_serve.crew import Crew
 from heliograph_serve.rank import Ranked, Scoring
 from heliograph_serve.retrieve import Lookup
 from heliograph_serve.rulebook import RuleBook, ranked_for
@@ -54,9 +55,9 @@ class Clock:
 class Calls:
     """The other deployments; the first argument is the bundle that the numbers are of."""
 
-    retrieve: Callable[[str, Sequence[Lookup]], Awaitable[Sequence[Candidates]]]
+    retrieve: Crew[Lookup, Candidates]
     similar: Callable[[str, int, int], Awaitable[Candidates]]
-    rank: Callable[[str, Sequence[Scoring]], Awaitable[Sequence[Ranked]]]
+    rank: Crew[Scoring, Ranked]
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,13 @@ class Serving:
         self.rules = RuleBook(self.catalogue, bundle.popularity(), bundle.text_vectors(), rules)
         self.remembered = CandidateCache(settings.candidate_cache_mb)
         self.retrieve: Stage[Lookup, Candidates] = Stage(
-            "retrieve", partial(calls.retrieve, bundle.id), settings.max_batch_size
+            "retrieve",
+            partial(calls.retrieve.ask, bundle.id),
+            settings.max_batch_size,
+            calls.retrieve.size,
         )
         self.rank: Stage[Scoring, Ranked] = Stage(
-            "rank", partial(calls.rank, bundle.id), settings.max_batch_size
+            "rank", partial(calls.rank.ask, bundle.id), settings.max_batch_size, calls.rank.size
         )
         self._similar = partial(calls.similar, bundle.id)
 

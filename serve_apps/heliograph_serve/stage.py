@@ -35,10 +35,6 @@ STUCK_S = 0.5
 """A request that gives up counts as a failure of the stage only if a batch is away for longer;
 else its own deadline was short."""
 
-BATCHES_AWAY = 1
-"""A step of the ranking engine and a call have a large fixed cost: fewer and larger batches give
-more requests a second than overlapping ones (two away: a third less on two cores)."""
-
 logger = logging.getLogger("ray.serve")
 
 
@@ -54,11 +50,18 @@ class Stage(Generic[Query, Answer]):
         name: str,
         send: Callable[[Sequence[Query]], Awaitable[Sequence[Answer]]],
         max_batch_size: int,
+        max_away: Callable[[], int] = lambda: 1,
     ) -> None:
-        """Call the deployment through `send`, which answers queries in their order."""
+        """Call the deployment through `send`, which answers queries in their order.
+
+        At most `max_away` batches are away at once. For one replica that is one: a step of the
+        ranking engine and a call have a large fixed cost, so fewer and larger batches give more
+        requests a second than overlapping ones (two away: a third less on two cores).
+        """
         self.name = name
         self._send = send
         self._max_batch_size = max_batch_size
+        self._max_away = max_away
         self._waiting: deque[tuple[Query, asyncio.Future[Answer]]] = deque()
         self._away: dict[asyncio.Task[None], float] = {}
         self._failures = 0
@@ -94,7 +97,7 @@ class Stage(Generic[Query, Answer]):
         return any(time.monotonic() - left > STUCK_S for left in self._away.values())
 
     def _depart(self) -> None:
-        while self._waiting and len(self._away) < BATCHES_AWAY:
+        while self._waiting and len(self._away) < self._max_away():
             count = min(len(self._waiting), self._max_batch_size)
             batch = [self._waiting.popleft() for _ in range(count)]
             batch = [(query, done) for query, done in batch if not done.done()]  # gave up waiting
