@@ -9,87 +9,23 @@ graph goes back to A. A gap is a time in which no client gets an answer.
 from __future__ import annotations
 
 import argparse
-import json
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from graph import DEADLINE_MS
+from constant_load import ConstantLoad, Seen
 from heliograph.bundle import Bundle, open_bundle
 from heliograph.client import deploy, deployments, rollback
 from heliograph.workspace import InputError
 from heliograph_serve.graph import running_graph
 from levels import free_port
-from load import Client, LoadError, http_request
+from load import LoadError
 from memory import memory_gib
-from workload import ITEMS, users_of
+from workload import users_of
 
 CALM_S = 20.0
 """Before, between and after what is measured."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One answer."""
-
-    sent: float
-    received: float
-    bundle: str
-    tier: str
-
-
-class Load:
-    """Clients that ask without a pause until they are stopped; every answer is looked into."""
-
-    def __init__(self, port: int, users: list[str], clients: int) -> None:
-        self.seen: list[Seen] = []
-        self.failures: list[str] = []
-        self._stop = threading.Event()
-        requests = [
-            http_request(
-                "POST",
-                "/v1/recommendations",
-                {"user_id": user, "n": ITEMS, "deadline_ms": DEADLINE_MS},
-            )
-            for user in users
-        ]
-        self._threads = [
-            threading.Thread(target=self._ask, args=(port, requests[first::clients]))
-            for first in range(clients)
-        ]
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Ask for as long as the block runs."""
-        for thread in self._threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            for thread in self._threads:
-                thread.join()
-
-    def _ask(self, port: int, requests: list[bytes]) -> None:
-        client, number = Client(port), 0
-        while not self._stop.is_set():
-            client.send(requests[number % len(requests)])
-            number += 1
-            try:
-                while (answer := client.receive()) is None:
-                    pass
-                told = json.loads(answer.body)
-                self.seen.append(Seen(answer.sent, answer.received, told["bundle"], told["tier"]))
-                if len(told["items"]) != ITEMS:
-                    self.failures.append(f"{len(told['items'])} items")
-            except (LoadError, OSError) as error:
-                self.failures.append(repr(error))
-                client = Client(port)
 
 
 def main() -> None:
@@ -109,7 +45,7 @@ def measure(old: Bundle, new: Bundle, clients: int) -> None:
     """Serve one bundle, deploy the other, roll back; print what clients saw."""
     settings = old.config.serve.model_copy(update={"port": free_port()})
     with running_graph(old.folder, settings) as url:
-        load = Load(settings.port, [user.id for user in users_of(old)], clients)
+        load = ConstantLoad(settings.port, [user.id for user in users_of(old)], clients)
         marks = []
         with load.running():
             time.sleep(CALM_S)  # candidates and prefixes are remembered by then
