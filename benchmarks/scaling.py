@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader
 from ray import serve
+from ray.serve._private.common import ReplicaState
 
 from constant_load import ConstantLoad, Seen
 from heliograph.bundle import Bundle, open_bundle
@@ -51,7 +52,10 @@ class Watch:
         """Look until stopped."""
         while not self.stop.wait(0.5):
             found = serve.status().applications[APP_NAME].deployments
-            running = {name: found[name].replica_states.get("RUNNING", 0) for name in DEPLOYMENTS}
+            running = {
+                name: found[name].replica_states.get(ReplicaState.RUNNING, 0)
+                for name in DEPLOYMENTS
+            }
             self.counts.append((time.perf_counter(), running))
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from ray import serve
+from ray.serve._private.common import ReplicaState
 
 from heliograph import client
 from heliograph.bundle import Bundle
@@ -41,7 +42,7 @@ def url(bundle: Bundle) -> Iterator[str]:
 
 def replicas(deployment: str) -> int:
     states = serve.status().applications[APP_NAME].deployments[deployment].replica_states
-    return states.get("RUNNING", 0)
+    return states.get(ReplicaState.RUNNING, 0)
 
 
 def wait_for_replicas(deployment: str, count: int) -> None:

@@ -13,7 +13,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 
@@ -28,6 +28,14 @@ LOOK_BACK_S = 10.0
 
 STEADY = 0.01
 """Of a replica; a share that is above its target by less is on target."""
+
+
+class Meter(Protocol):
+    """Measures how busy a replica is."""
+
+    def share(self) -> float:
+        """Return the share of time since this was last asked."""
+        ...
 
 
 class WorkMeter:
@@ -92,7 +100,7 @@ class ProcessorMeter:
 class Metered:
     """Base of the deployments: tells Serve how busy a replica is."""
 
-    meter: WorkMeter | ProcessorMeter
+    meter: Meter
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what the policy decides by; Serve asks every few seconds."""

@@ -75,6 +75,8 @@ class BundleRanker:
 class Rank(Metered, Holder[BundleRanker]):
     """Holds the ranking engine of the served bundle, and of one beside it."""
 
+    meter: WorkMeter
+
     def __init__(self, origin: Origin, serve: ServeConfig) -> None:
         # the engine's thread must not keep the network's waiting for 5 ms, Python's default
         sys.setswitchinterval(SWITCH_INTERVAL_S)

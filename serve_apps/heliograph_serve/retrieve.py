@@ -92,6 +92,8 @@ class BundleRetriever:
 class Retrieve(Metered, Holder[BundleRetriever]):
     """Holds the candidate models of the served bundle, and of one beside it."""
 
+    meter: WorkMeter
+
     def __init__(self, origin: Origin) -> None:
         self.shelf = Shelf(origin, BundleRetriever)
         self.meter = WorkMeter()
