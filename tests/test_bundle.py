@@ -152,6 +152,22 @@ def test_a_file_that_nobody_bundled_is_refused(copied: Path) -> None:
         open_bundle(copied)
 
 
+@pytest.mark.parametrize("name", ["../outside.txt", "/etc/hostname", "models/../../outside.txt"])
+def test_a_manifest_that_reaches_outside_is_refused(copied: Path, name: str) -> None:
+    manifest = json.loads((copied / MANIFEST).read_text())
+    manifest["files"][name] = {"bytes": 0, "sha256": "0"}
+    (copied / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="lies outside"):
+        open_bundle(copied)
+
+
+@pytest.mark.parametrize("newest", ["../elsewhere", "/tmp", "..", ".", ""])
+def test_the_newest_bundle_is_beside_the_file_that_names_it(copied: Path, newest: str) -> None:
+    (copied.parent / LATEST).write_text(newest + "\n")
+    with pytest.raises(InputError, match="not a folder beside it"):
+        open_bundle(copied.parent)
+
+
 def test_a_manifest_that_was_cut_off_or_altered_is_refused(copied: Path) -> None:
     manifest = copied / MANIFEST
     content = manifest.read_text()

@@ -196,7 +196,13 @@ def open_bundle(path: Path) -> Bundle:
     """
     folder = path
     if (path / LATEST).is_file():
-        folder = path / (path / LATEST).read_text().strip()
+        newest = (path / LATEST).read_text().strip()
+        if newest in ("", "..") or Path(newest).name != newest:
+            raise InputError(
+                f"{path / LATEST} names {newest!r}, which is not a folder beside it; "
+                "write the name of a bundle there or build again"
+            )
+        folder = path / newest
     if not (folder / MANIFEST).is_file():
         raise InputError(
             f"{path} is not a bundle: it has no {MANIFEST}; pass a folder that "
@@ -204,6 +210,12 @@ def open_bundle(path: Path) -> Bundle:
         )
     manifest = _read_manifest(folder)
     files = manifest["files"]
+    for name in files:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(
+                f"bundle {folder}: {MANIFEST} names {name!r}, which lies outside; "
+                "take the bundle from where it was built"
+            )
     if not manifest["id"].endswith(_digest(files)[:12]):
         raise InputError(f"bundle {folder}: {MANIFEST} was altered; build the bundle again")
     present = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}

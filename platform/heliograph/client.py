@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,10 @@ import httpx
 
 BUSY = (408, 429, 500, 502, 503, 504)
 """Statuses that say nothing of the request, and may be another a moment later."""
+
+
+KEY_VARIABLE = "HELIOGRAPH_KEY"
+"""Environment variable that holds the API key, where the endpoint wants one."""
 
 
 class EndpointError(RuntimeError):
@@ -67,14 +72,27 @@ def deployments(url: str) -> dict[str, Any]:
     return _call("GET", f"{url.rstrip('/')}/v1/admin/deployments", None)
 
 
-def _call(method: str, url: str, body: dict[str, Any] | None) -> dict[str, Any]:
+def readiness(url: str) -> dict[str, Any]:
+    """Return which stages of the graph answer; `ready` says whether it does.
+
+    Raises:
+        EndpointError: Nothing answers at the URL.
+    """
+    return _call("GET", f"{url.rstrip('/')}/readyz", None, answers=(503,))
+
+
+def _call(
+    method: str, url: str, body: dict[str, Any] | None, answers: Sequence[int] = ()
+) -> dict[str, Any]:
+    key = os.environ.get(KEY_VARIABLE)
+    headers = {"authorization": f"Bearer {key}"} if key else None
     try:
-        reply = httpx.request(method, url, json=body, timeout=30)
+        reply = httpx.request(method, url, json=body, headers=headers, timeout=30)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise EndpointUnavailable(
             f"nothing answers at {url} ({error}); is `heliograph serve` running there?"
         ) from error
-    if reply.status_code in BUSY:
+    if reply.status_code in BUSY and reply.status_code not in answers:
         raise EndpointUnavailable(f"{url} is busy ({reply.status_code}): {reply.text[:200]}")
     try:
         answer = reply.json()
@@ -83,7 +101,7 @@ def _call(method: str, url: str, body: dict[str, Any] | None) -> dict[str, Any]:
             f"{url} answered {reply.status_code} with something that is not JSON; "
             "is it a heliograph endpoint?"
         ) from error
-    if reply.is_error:
+    if reply.is_error and reply.status_code not in answers:
         message = answer.get("error", {}).get("message", reply.text)
         raise EndpointError(f"{url} refused the request ({reply.status_code}): {message}")
     return dict(answer)

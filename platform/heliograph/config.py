@@ -419,11 +419,50 @@ class Rules(Config):
     relevance (Carbonell and Goldstein 1998); 0: not at all."""
 
 
+class LimitsConfig(Config):
+    """What one replica of the ingress lets in; whatever is beyond is refused at once."""
+
+    under_way: int = Field(default=256, ge=1, le=10_000)
+    """Requests at the same time; the next one gets 503 with `Retry-After`, it does not wait."""
+
+    requests_per_s: float | None = Field(default=None, gt=0)
+    """Of one API key, or of all callers together without keys; beyond it 429 with `Retry-After`.
+    Default: as many as come."""
+
+    burst: int = Field(default=50, ge=1)
+    """Requests that a key may have saved up while it asked for less than `requests_per_s`."""
+
+    body_bytes: int = Field(default=2 << 20, ge=1024)
+    """Of one request; a larger one gets 413 before it is read. A thousand events with long
+    identifiers take half of the default."""
+
+    body_timeout_s: float = Field(default=10.0, gt=0)
+    """Time for a body to arrive; a slower one gets 408."""
+
+
 class ServeConfig(Config):
     """The online graph."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
+    keys: Path | None = None
+    """File of API keys, written by `heliograph keys`; a relative path starts at the folder of the
+    bundles. Default: whoever reaches the endpoint may use it, so it listens on this machine."""
+
+    open_to_network: bool = False
+    """Listen beyond this machine without API keys: something in front asks for them."""
+
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the endpoint from a browser, such as `https://shop.example`."""
+
+    limits: LimitsConfig = LimitsConfig()
+    log_share: float = Field(default=1.0, ge=0, le=1)
+    """Of the successful requests, how many leave a line in the request log; others always do."""
+
+    trace_share: float = Field(default=0.0, ge=0, le=1)
+    """Of the requests, how many are traced through the deployments with OpenTelemetry; spans go to
+    the collector that `OTEL_EXPORTER_OTLP_ENDPOINT` names, or into files beside Serve's logs."""
+
     store: str | None = None
     """Where events are kept: `postgresql://user@host/name` for several replicas or nodes, or
     `sqlite:////path/of/a/file`; `${NAME}` stands for an environment variable. Default: the file

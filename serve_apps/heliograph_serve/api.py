@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -168,6 +168,9 @@ class Status(Body):
     stages: dict[str, str]
     """`closed` is well; `open` means the stage failed and is tried again after a pause."""
 
+    waiting: dict[str, int]
+    """Requests that wait for their turn at each stage."""
+
 
 class ErrorDetail(Body):
     """What was wrong with a request."""
@@ -183,13 +186,37 @@ class ErrorBody(Body):
     error: ErrorDetail
 
 
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": description}
+    for status, description in (
+        (401, "No API key, or none of this endpoint."),
+        (403, "The key lacks the scope that this asks for."),
+        (404, "Nothing is at this path."),
+        (408, "The body did not arrive in time."),
+        (413, "The body is too large."),
+        (429, "More requests than the key may make; `Retry-After` says when to come again."),
+        (500, "A mistake of the server."),
+        (503, "No room, or what is needed does not answer; `Retry-After` says when to come again."),
+    )
+}
+"""What every route may answer before its handler is asked, and when that fails."""
+
+
 class ApiError(Exception):
     """A mistake of the caller, answered as `ErrorBody`."""
 
-    def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        field: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.detail = ErrorDetail(code=code, message=message, field=field)
+        self.retry_after_s = 1 if status == 503 and retry_after_s is None else retry_after_s
 
 
 def install_error_handlers(http: FastAPI) -> None:
@@ -197,7 +224,7 @@ def install_error_handlers(http: FastAPI) -> None:
 
     @http.exception_handler(ApiError)
     def _api_error(request: Request, error: ApiError) -> JSONResponse:
-        return _answer(error.status, error.detail)
+        return error_answer(error)
 
     @http.exception_handler(FieldError)
     def _misfit(request: Request, error: FieldError) -> JSONResponse:
@@ -222,9 +249,27 @@ def install_error_handlers(http: FastAPI) -> None:
     @http.exception_handler(HTTPException)
     def _http_error(request: Request, error: HTTPException) -> JSONResponse:
         detail = ErrorDetail(code=f"http_{error.status_code}", message=str(error.detail))
-        return _answer(error.status_code, detail)
+        return _answer(error.status_code, detail, dict(error.headers or {}))
+
+    @http.exception_handler(Exception)
+    def _internal(request: Request, error: Exception) -> JSONResponse:
+        message = "the server made a mistake; its log has the traceback under the x-request-id"
+        return _answer(500, ErrorDetail(code="internal", message=message))
 
 
-def _answer(status: int, detail: ErrorDetail) -> JSONResponse:
-    headers = {"retry-after": "1"} if status == 503 else None
+def error_answer(error: ApiError) -> JSONResponse:
+    """Return the answer that tells an error."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.status in (408, 413):  # what is left of the body is not waited for
+        headers["connection"] = "close"
+    return _answer(error.status, error.detail, headers)
+
+
+def _answer(
+    status: int, detail: ErrorDetail, headers: dict[str, str] | None = None
+) -> JSONResponse:
     return JSONResponse(ErrorBody(error=detail).model_dump(), status, headers)

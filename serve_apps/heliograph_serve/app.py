@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from pathlib import Path
 
+from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from heliograph.config import Config, DeploymentConfig, Rules, ServeConfig
 from heliograph.deployments import bundle_to_serve
 from heliograph.rules import read_rules
 from heliograph_serve.autoscaling import autoscaling
+from heliograph_serve.door import Door
+from heliograph_serve.exposure import keys_file, require_protection, running_host
+from heliograph_serve.openapi import described
 from heliograph_serve.rank import Rank
 from heliograph_serve.recommend import Recommend, http
 from heliograph_serve.retrieve import Retrieve
@@ -23,8 +31,9 @@ APP_NAME = "heliograph"
 BATCHES_IN_QUEUE = 64
 """Batches of all ingress replicas that a replica accepts at once."""
 
-REQUESTS_IN_PROGRESS = 1024
-"""Requests that an ingress replica accepts at once."""
+REFUSALS_IN_PROGRESS = 1024
+"""Requests beyond `serve.limits.under_way` that an ingress replica accepts at once, to refuse them
+in our words; as many again wait for that, and the rest is refused by Serve."""
 
 
 class GraphArgs(Config):
@@ -42,29 +51,50 @@ def app(args: GraphArgs) -> Application:
     """Build the graph. Named in serve_apps/recommend.yaml as `heliograph_serve.app:app`.
 
     Raises:
-        InputError: The bundle is not whole, or `serve.rules` do not fit its catalogue.
+        InputError: The bundle is not whole, `serve.rules` do not fit its catalogue, or the endpoint
+            would be open to the network without anybody having said so.
     """
     opened = bundle_to_serve(args.bundle)
     settings = args.serve or opened.config.serve
+    if host := running_host():  # of a Serve that `serve deploy` uses; ours is checked before
+        require_protection(settings, host, opened.folder.parent)
     if settings.rules != Rules():  # said here, where it can be read, not by a replica that dies
         read_rules(settings.rules, opened.catalogue().attributes, CONFIGURED)
     origin = Origin(opened.folder, opened.id, uuid.uuid4().hex)
     retrieve = _deployment(Retrieve, settings.retrieve).bind(origin)
     rank = _deployment(Rank, settings.rank).bind(origin, settings)
-    ingress = _deployment(serve.ingress(http)(Recommend), settings.recommend).options(
-        max_ongoing_requests=REQUESTS_IN_PROGRESS,
-        logging_config=LoggingConfig(enable_access_log=True),
+    guarded = behind_door(http, settings, opened.folder.parent)
+    ingress = _deployment(serve.ingress(guarded)(Recommend), settings.recommend).options(
+        max_ongoing_requests=settings.limits.under_way + REFUSALS_IN_PROGRESS,
+        max_queued_requests=REFUSALS_IN_PROGRESS,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
     )
     return ingress.bind(origin, settings, retrieve, rank)
+
+
+def behind_door(routes: FastAPI, settings: ServeConfig, bundles: Path) -> FastAPI:
+    """Put the door in front of the routes; pages of other origins knock before it."""
+    door = Middleware(Door, settings=settings, keys=keys_file(settings, bundles))
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_headers=["authorization", "content-type"],
+        expose_headers=["x-request-id", "retry-after"],
+    )
+    routes.openapi = partial(described, routes)  # type: ignore[method-assign]
+    routes.user_middleware = [cors, door] if settings.cors_origins else [door]
+    return routes
 
 
 def _deployment(kind: type, settings: DeploymentConfig) -> serve.Deployment:
     return serve.deployment(
         name=kind.__name__,
         max_ongoing_requests=BATCHES_IN_QUEUE,
+        max_queued_requests=BATCHES_IN_QUEUE,  # of each ingress replica
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         autoscaling_config=autoscaling(settings),
-        # one line a request belongs to the ingress; behind it, a line a batch would say nothing new
+        # the ingress writes a request log; behind it, a line a batch would say nothing new
         logging_config=LoggingConfig(enable_access_log=False),
         health_check_period_s=2,
         health_check_timeout_s=10,

@@ -22,6 +22,11 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     store: Annotated[str | None, typer.Option(help="URL of the event store.")] = None,
+    keys: Annotated[Path | None, typer.Option(help="File of API keys.")] = None,
+    open_to_network: Annotated[
+        bool | None,
+        typer.Option("--open-to-network", help="Without keys, to whoever comes."),
+    ] = None,
 ) -> None:
     """Serve a bundle until Ctrl-C.
 
@@ -33,7 +38,13 @@ def serve(
     from heliograph.deployments import bundle_to_serve
     from heliograph_serve.graph import dashboard_url, running_graph
 
-    options = {"host": host, "port": port, "store": store}
+    options = {
+        "host": host,
+        "port": port,
+        "store": store,
+        "keys": keys and keys.absolute(),
+        "open_to_network": open_to_network,
+    }
     opened = bundle_to_serve(bundle)
     settings = override_serve(opened.config.serve, options)
     console.print(f"starting the graph of {opened.folder} ...")

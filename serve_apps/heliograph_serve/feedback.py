@@ -38,6 +38,7 @@ from heliograph_serve.feedback_api import (
     Receipt,
     UserEvents,
 )
+from heliograph_serve.request_record import note_events, note_user
 from heliograph_serve.serving import Serving
 from heliograph_serve.shelf import Holder, Shelf
 from heliograph_serve.stage import Stage, StageUnavailable
@@ -105,6 +106,7 @@ class FeedbackIngress(Holder[Serving]):
             raise store_is_down(
                 "the event store did not confirm the events; send them again, they count once"
             ) from error
+        note_events(kept, events)
         row_of = serving.catalogue.row_of
         unknown = {event.item_id for event in events if event.item_id not in row_of}
         return EventsKept(
@@ -123,6 +125,7 @@ class FeedbackIngress(Holder[Serving]):
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> UserEvents:
         """Return a user's events in the store, a page at a time, in the order of arrival."""
+        note_user(user_id)
         user = pseudonym(user_id, self.pseudonym_key)
         try:
             rows = await self.store.page(user, after, limit + 1)
@@ -163,6 +166,7 @@ class FeedbackIngress(Holder[Serving]):
 
     async def known(self, serving: Serving, user_id: str, timeout_s: float) -> Known:
         """Return what is known of a user: from a bundle, and since."""
+        note_user(user_id)
         user = pseudonym(user_id, self.pseudonym_key)
         past = serving.histories.past(user)
         try:

@@ -24,6 +24,8 @@ from heliograph.event_store.engine import require_usable, store_url
 from heliograph.pseudonyms import read_key
 from heliograph.workspace import InputError
 from heliograph_serve.app import APP_NAME, GraphArgs, app
+from heliograph_serve.exposure import require_protection
+from heliograph_serve.tracing import tracing
 
 START_TIMEOUT_S = 300.0
 END_TIMEOUT_S = 90.0
@@ -36,13 +38,15 @@ def running_graph(bundle: Path, settings: ServeConfig | None = None) -> Iterator
     Joins a running Ray cluster, or starts one and ends it with the block.
 
     Raises:
-        InputError: The bundle is not whole, the port is busy, or events cannot be kept.
+        InputError: The bundle is not whole, the port is busy, events cannot be kept, or the
+            endpoint would be open to the network.
     """
     opened = bundle_to_serve(bundle)
     opened.check()
     settings = settings or opened.config.serve
     require_usable(store_url(settings, opened.folder.parent))
     read_key(opened.config.events)
+    require_protection(settings, settings.host, opened.folder.parent)
     application = app(GraphArgs(bundle=opened.folder, serve=settings))
     with served(application, settings, APP_NAME) as url:
         wait_until_ready(url)
@@ -65,6 +69,7 @@ def served(application: Application, settings: ServeConfig, name: str) -> Iterat
         serve.start(
             proxy_location="EveryNode",
             http_options=HTTPOptions(host=settings.host, port=settings.port),
+            tracing_config=tracing(settings.trace_share),
         )
         try:
             serve.run(application, name=name, route_prefix="/")

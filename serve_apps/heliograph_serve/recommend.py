@@ -24,6 +24,7 @@ from heliograph.config import ServeConfig
 from heliograph.history import NO_PAST
 from heliograph.identifiers import MAX_ID_LENGTH
 from heliograph_serve.api import (
+    REFUSALS,
     ApiError,
     ErrorBody,
     Health,
@@ -41,9 +42,11 @@ from heliograph_serve.deploy_api import DeployIngress
 from heliograph_serve.deploy_api import router as deploy_router
 from heliograph_serve.feedback import SHARE_OF_DEADLINE, FeedbackIngress, Known
 from heliograph_serve.feedback import router as feedback_router
+from heliograph_serve.request_record import note_answer
 from heliograph_serve.rollout import Fleet, Rollouts, Turn
 from heliograph_serve.serving import Calls, Clock, Served, Serving
 from heliograph_serve.shelf import Origin, Shelf
+from heliograph_serve.tally import Load
 
 LATENCIES_KEPT = 2000
 READY_TIMEOUT_S = 2.0
@@ -53,6 +56,7 @@ http = FastAPI(
     title="heliograph",
     version=__version__,
     summary="Recommendations by a generative language model over FAISS retrieval.",
+    responses=REFUSALS,
 )
 install_error_handlers(http)
 http.include_router(feedback_router)
@@ -164,10 +168,16 @@ class Recommend(Metered, FeedbackIngress, DeployIngress):
                 "misses": serving.remembered.misses,
             },
             stages={
-                stage.name: "open" if stage.is_open else "closed"
-                for stage in (serving.retrieve, serving.rank, self.history, self.events)
+                stage.name: "open" if stage.is_open else "closed" for stage in self.load().stages
             },
+            waiting={stage.name: stage.waiting for stage in self.load().stages},
         )
+
+    def load(self) -> Load:
+        """Tell what the metrics watch."""
+        serving = self.shelf.current
+        stages = (serving.retrieve, serving.rank, self.history, self.events)
+        return Load(stages, serving.remembered)
 
     async def _known(self, serving: Serving, request: RecommendationRequest, clock: Clock) -> Known:
         """Return what the request says of its user, or what is known of the one it names."""
@@ -184,11 +194,14 @@ class Recommend(Metered, FeedbackIngress, DeployIngress):
         total = (time.perf_counter() - clock.started) * 1000
         self.answers[served.tier] += 1
         self.latencies_ms.append(total)
+        timings_ms = clock.timings_ms | {"total": round(total, 3)}
+        best = served.items[0].score if served.items else None
+        note_answer(served.tier, timings_ms, best)
         return Recommendations(
             items=served.items,
             tier=served.tier,
             relaxed=[] if served.keeps_caps else ["caps"],
             bundle=serving.id,
             fresh=is_fresh,
-            timings_ms=clock.timings_ms | {"total": round(total, 3)},
+            timings_ms=timings_ms,
         )

@@ -66,6 +66,13 @@ class Stage(Generic[Query, Answer]):
         self._away: dict[asyncio.Task[None], float] = {}
         self._failures = 0
         self._retry_at = 0.0
+        self.batches = 0
+        self.queries = 0
+
+    @property
+    def waiting(self) -> int:
+        """Return how many queries wait for the batch that is away."""
+        return len(self._waiting)
 
     @property
     def is_open(self) -> bool:
@@ -104,6 +111,8 @@ class Stage(Generic[Query, Answer]):
             if batch:
                 task = asyncio.ensure_future(self._carry(batch))
                 self._away[task] = time.monotonic()
+                self.batches += 1
+                self.queries += len(batch)
 
     async def _carry(self, batch: list[tuple[Query, asyncio.Future[Answer]]]) -> None:
         try:

@@ -1,0 +1,139 @@
+"""The door of the ingress: every request passes it, and what it refuses goes no further.
+
+Cheapest first: route and key, rate, size, room; then the body, then the handler. So an endpoint
+that is overrun spends microseconds on what it refuses and never queues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+
+from starlette._utils import get_route_path
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from heliograph.config import ServeConfig
+from heliograph_serve.access import Entry, RouteTable, WatchedKeys
+from heliograph_serve.api import ApiError, error_answer
+from heliograph_serve.limits import (
+    BodyReader,
+    RateLimit,
+    announced_bytes,
+    body_too_large,
+    overloaded,
+    rate_exceeded,
+)
+from heliograph_serve.request_record import CURRENT, RequestRecord
+from heliograph_serve.watch import Watch
+
+EVERYBODY = "everybody"
+"""Who shares a limit where there are no keys: behind HAProxy all callers have its address, and
+`X-Forwarded-For` is what a caller likes it to be."""
+
+CLIENT_GONE = 499
+BEARER = b"bearer "
+
+
+class Door:
+    """ASGI middleware around the routes of the ingress."""
+
+    def __init__(self, app: ASGIApp, settings: ServeConfig, keys: Path | None) -> None:
+        self.app = app
+        self.limits = settings.limits
+        self.keys = None if keys is None else WatchedKeys(keys)
+        rate = settings.limits.requests_per_s
+        self.rate = None if rate is None else RateLimit(rate, settings.limits.burst)
+        self.watch = Watch(settings.log_share)
+        self.bodies = BodyReader(settings.limits)
+        self.under_way = 0
+        self._routes: RouteTable | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or let it in."""
+        if scope["type"] == "lifespan":
+            async with self.watch.exporting(lambda: self.under_way):
+                return await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers = _first_of_each(scope["headers"])
+        entry = self._entry(scope)
+        given_id = headers.get(b"x-request-id")
+        record = RequestRecord(
+            entry.label, given_id.decode("latin-1") if given_id else uuid.uuid4().hex
+        )
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+            await send(message)
+
+        token = CURRENT.set(record)
+        try:
+            await self._let_in(entry, headers, record, scope, receive, answer)
+        except ApiError as refusal:
+            await error_answer(refusal)(scope, receive, answer)
+        except asyncio.CancelledError:
+            record.status = CLIENT_GONE
+            raise
+        finally:
+            CURRENT.reset(token)
+            self.watch.note(record)
+
+    async def _let_in(
+        self,
+        entry: Entry,
+        headers: dict[bytes, bytes],
+        record: RequestRecord,
+        scope: Scope,
+        receive: Receive,
+        answer: Send,
+    ) -> None:
+        if entry.scope is None:  # a probe must see a replica that is full as alive
+            return await self.app(scope, receive, answer)
+        self._check_key(entry, headers.get(b"authorization"), record)
+        self._check_rate(record.caller or EVERYBODY)
+        length = announced_bytes(headers.get(b"content-length"))
+        if length is not None and length > self.limits.body_bytes:
+            raise body_too_large(self.limits)
+        if self.under_way >= self.limits.under_way:
+            raise overloaded()
+        self.under_way += 1
+        try:
+            if length or b"transfer-encoding" in headers:
+                receive = await self.bodies.read(receive)
+            await self.app(scope, receive, answer)
+        finally:
+            self.under_way -= 1
+
+    def _entry(self, scope: Scope) -> Entry:
+        if self._routes is None:  # not at the start: the app is complete when it is first called
+            self._routes = RouteTable(scope["app"].routes)
+        return self._routes.find(scope["method"], get_route_path(scope))
+
+    def _check_key(self, entry: Entry, authorization: bytes | None, record: RequestRecord) -> None:
+        if self.keys is None:
+            return
+        if authorization is None or authorization[: len(BEARER)].lower() != BEARER:
+            raise ApiError(
+                401, "unauthorized", "an API key is missing; send `Authorization: Bearer KEY`"
+            )
+        key = self.keys.find(authorization[len(BEARER) :].strip().decode("latin-1"))
+        if key is None:
+            raise ApiError(401, "unauthorized", "this is no API key of this endpoint")
+        record.caller = key.name
+        if entry.scope not in key.scopes:
+            raise ApiError(
+                403,
+                "forbidden",
+                f"the key {key.name} has the scopes {', '.join(key.scopes)}, but this asks for "
+                f"{entry.scope}",
+            )
+
+    def _check_rate(self, caller: str) -> None:
+        if self.rate is not None and (wait_s := self.rate.wait_s(caller)):
+            raise rate_exceeded(wait_s)
+
+
+def _first_of_each(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    return dict(reversed(headers))
