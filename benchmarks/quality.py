@@ -17,7 +17,7 @@ from rich.console import Console
 
 from heliograph.build import STAGES, Build
 from heliograph.bundle import open_bundle
-from heliograph.config import load_config
+from heliograph.config_file import load_config
 from heliograph.display import StageProgress
 from machine import describe_machine
 from published import PUBLISHED, SEQUENCES

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from heliograph.build import STAGES, Build
-from heliograph.config import load_config
+from heliograph.config_file import load_config
 from heliograph.workspace import StageResult
 
 ITEMS = 40

@@ -26,7 +26,8 @@ from heliograph.bundle import (
 )
 from heliograph.catalog import ITEMS_FILE
 from heliograph.cleaning import Cleaning, Kept
-from heliograph.config import HeliographConfig, ItemLMConfig, TransitionsConfig, parse_config
+from heliograph.config import HeliographConfig, ItemLMConfig, TransitionsConfig
+from heliograph.config_file import parse_config
 from heliograph.history import HISTORIES_FILE, write_histories
 from heliograph.index import VectorIndex
 from heliograph.models.als import Als

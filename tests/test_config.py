@@ -7,10 +7,9 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from heliograph.config import (
+from heliograph.config import HeliographConfig, ServeConfig
+from heliograph.config_file import (
     ConfigError,
-    HeliographConfig,
-    ServeConfig,
     dump_config,
     load_config,
     override_serve,

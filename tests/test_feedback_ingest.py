@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from heliograph.catalog import read_items
-from heliograph.config import load_config
+from heliograph.config_file import load_config
 from heliograph.event_store.engine import store_url
 from heliograph.event_store.event import NewEvent, kept_as
 from heliograph.events import DISLIKED_FILE, read_disliked, read_events

@@ -11,7 +11,8 @@ import pytest
 
 from heliograph.build import STAGES, Build
 from heliograph.bundle import METRICS_FILE
-from heliograph.config import ConfigError, SplitName, load_config
+from heliograph.config import SplitName
+from heliograph.config_file import ConfigError, load_config
 from heliograph.workspace import InputError
 from small_shop import STEPS, USERS, Silent, item_id, write_shop
 

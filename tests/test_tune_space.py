@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.config import ConfigError
+from heliograph.config_file import ConfigError
 from heliograph_tune.distributions import Integer, LogUniform, Uniform
 from heliograph_tune.search_file import load_search, parse_search
 from heliograph_tune.setting import find_setting, value_at, with_settings

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from heliograph.build import Build
-from heliograph.config import load_config
+from heliograph.config_file import load_config
 from heliograph.display import StageProgress
 from heliograph.embedding import read_vectors
 from heliograph.models.text import Text

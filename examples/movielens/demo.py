@@ -16,7 +16,7 @@ from rich.table import Table
 from heliograph import client, display
 from heliograph.build import STAGES, Build
 from heliograph.bundle import METRICS_FILE, Bundle, open_bundle
-from heliograph.config import load_config
+from heliograph.config_file import load_config
 from heliograph_serve.commands import stopped_by_signal
 from heliograph_serve.graph import dashboard_url, running_graph
 

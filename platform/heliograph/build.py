@@ -30,7 +30,8 @@ from heliograph.catalog import ITEMS_FILE, Catalogue, ingest_items, read_items
 from heliograph.cleaning import account
 from heliograph.cluster import ray_cluster
 from heliograph.comparison import compare, evaluation_settings, judge_refit
-from heliograph.config import ConfigError, HeliographConfig, SplitName, TableConfig
+from heliograph.config import HeliographConfig, SplitName, TableConfig
+from heliograph.config_file import ConfigError
 from heliograph.embedding import embed, encoder_fingerprint
 from heliograph.event_store.exporting import fetch_feedback
 from heliograph.events import (

@@ -23,7 +23,8 @@ from heliograph import __version__
 from heliograph.blend import Blend
 from heliograph.catalog import ITEMS_FILE, Catalogue, read_items
 from heliograph.cleaning import Cleaning
-from heliograph.config import SOURCE_NAMES, HeliographConfig, parse_config
+from heliograph.config import SOURCE_NAMES, HeliographConfig
+from heliograph.config_file import parse_config
 from heliograph.history import HISTORIES_FILE, Histories, read_histories
 from heliograph.index import VectorIndex
 from heliograph.models import MODEL_FILE

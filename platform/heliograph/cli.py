@@ -173,7 +173,7 @@ def run_stages(path: Path, overrides: list[str], until: str) -> Path | None:
     from heliograph import display
     from heliograph.build import REFIT, STAGES, Build
     from heliograph.bundle import METRICS_FILE
-    from heliograph.config import load_config
+    from heliograph.config_file import load_config
 
     config = load_config(path, overrides)
     with display.StageProgress(console) as report, Build(config, report) as build:
@@ -197,7 +197,7 @@ def show_split(path: Path, overrides: list[str], split: SplitName) -> None:
     from heliograph import display
     from heliograph.build import STAGES, Build
     from heliograph.bundle import METRICS_FILE
-    from heliograph.config import load_config
+    from heliograph.config_file import load_config
 
     config = load_config(path, overrides)
     with display.StageProgress(console) as report, Build(config, report) as build:
@@ -213,7 +213,7 @@ def agrees_with_graph(path: Path, overrides: list[str], url: str, users: int) ->
     from heliograph.against import compare_with_graph
     from heliograph.build import STAGES, Build
     from heliograph.bundle import open_bundle
-    from heliograph.config import load_config
+    from heliograph.config_file import load_config
 
     config = load_config(path, overrides)
     with display.StageProgress(console) as report, Build(config, report) as build:
@@ -229,7 +229,7 @@ def agrees_with_graph(path: Path, overrides: list[str], url: str, users: int) ->
 def main() -> None:
     """Run the command line; mistakes in the input are one line on standard error, no traceback."""
     from heliograph.client import EndpointError
-    from heliograph.config import ConfigError
+    from heliograph.config_file import ConfigError
     from heliograph.workspace import InputError
 
     for entry in entry_points(group="heliograph.commands"):

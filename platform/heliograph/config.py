@@ -1,24 +1,20 @@
-"""Every setting, spelled once: frozen models read from one YAML file.
+"""Every setting, spelled once: its type, bounds, default and meaning.
 
-A configuration is data. It knows nothing about how a stage uses a value; the stages know
-nothing about YAML, defaults or overrides.
+A configuration is data. It knows nothing about how a stage uses a value, nor of the file that it
+is read from (`config_file`); the stages know nothing about either.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeGuard
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -41,10 +37,6 @@ HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 
 CLOCK_SKEW_US = 3600 * 1_000_000
 """A client's clock may be wrong by this much before its events count as from the future."""
-
-
-class ConfigError(ValueError):
-    """A setting that does not exist or cannot be right; the message says what to do."""
 
 
 class Config(BaseModel):
@@ -532,157 +524,3 @@ class HeliographConfig(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     splits: SplitsConfig = SplitsConfig()
     serve: ServeConfig = ServeConfig()
-
-
-def load_config(path: Path, overrides: Sequence[str] = ()) -> HeliographConfig:
-    """Read a YAML file and apply overrides such as `train.lr=1e-3`.
-
-    Relative paths in the file (`workspace`, `items.path`, `events.path`, `splits.given`) are
-    relative to the folder of the file.
-
-    Raises:
-        ConfigError: The file is missing or not YAML, a key does not exist (the nearest one that
-            does is named), or a value is out of bounds.
-    """
-    if not path.is_file():
-        raise ConfigError(f"no configuration at {path}; pass the path of a YAML file")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds {type(raw).__name__}, but a configuration is a mapping")
-    for override in overrides:
-        _apply(raw, override)
-    return parse_config(_anchor(raw, path.resolve().parent), str(path))
-
-
-def parse_config(raw: dict[str, Any], origin: str) -> HeliographConfig:
-    """Check a mapping against the schema; `origin` is named in the errors."""
-    try:
-        return HeliographConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(explain_errors(error, HeliographConfig, origin)) from error
-
-
-def override_serve(serve: ServeConfig, options: Mapping[str, Any]) -> ServeConfig:
-    """Set options of the command line; those that are None stay as they are.
-
-    Raises:
-        ConfigError: A value is out of bounds.
-    """
-    given = {name: value for name, value in options.items() if value is not None}
-    try:
-        return ServeConfig.model_validate(serve.model_dump() | given)
-    except ValidationError as error:
-        raise ConfigError(explain_errors(error, ServeConfig, "the command line")) from error
-
-
-def dump_config(config: HeliographConfig) -> str:
-    """Write a configuration, defaults included, as YAML that `load_config` reads."""
-    settings = config.model_dump(mode="json")
-    return yaml.dump(settings, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True)
-
-
-def explain_errors(error: ValidationError, schema: type[BaseModel], origin: str) -> str:
-    """Say in one line a mistake what came, what was expected and what to do."""
-    lines = [f"{origin} is not a valid configuration:"]
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"  {key}: no such setting{nearest(key, schema)}")
-        elif problem["type"] == "missing":
-            lines.append(f"  {key}: is missing, and has no default")
-        else:
-            lines.append(f"  {key}: {problem['msg']} (got {problem['input']!r})")
-    return "\n".join(lines)
-
-
-def setting_paths(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield every dotted path of a schema, sections included."""
-    for name, field in schema.model_fields.items():
-        yield prefix + name
-        if _is_section(field.annotation):
-            yield from setting_paths(field.annotation, f"{prefix}{name}.")
-
-
-def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def nearest(key: str, schema: type[BaseModel]) -> str:
-    """Return the end of an error: the path most like one that does not exist, or its siblings."""
-    section, _, name = key.rpartition(".")
-    paths = [path.rpartition(".") for path in setting_paths(schema)]
-    siblings = {last: above + dot + last for above, dot, last in paths if above == section}
-    anywhere = {last: above + dot + last for above, dot, last in reversed(paths)}
-    for pool in (siblings, anywhere):
-        if found := difflib.get_close_matches(name, pool, n=1, cutoff=0.6):
-            return f"; did you mean {pool[found[0]]}?"
-    return f"; here are: {', '.join(siblings.values())}" if siblings else ""
-
-
-def _apply(raw: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {override!r} is not of the form section.key=value")
-    node = raw
-    *sections, last = key.strip().split(".")
-    for section in sections:
-        node = node.setdefault(section, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {override!r}: {section} is a value, not a section")
-    node[last] = text if _is_text(key.strip()) and text != "null" else _value(text, override)
-
-
-def _is_text(key: str) -> bool:
-    """Tell whether a setting is text: `items.text={title}` is no YAML mapping."""
-    schema: type[BaseModel] = HeliographConfig
-    *sections, last = key.split(".")
-    for section in sections:
-        field = schema.model_fields.get(section)
-        if field is None or not _is_section(field.annotation):
-            return False
-        schema = field.annotation
-    field = schema.model_fields.get(last)
-    return field is not None and field.annotation in (str, str | None, Path)
-
-
-def _value(text: str, override: str) -> Any:
-    try:
-        return _number(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value: {error}") from error
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as a string; people who type it mean a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _anchor(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
-    anchored = dict(raw)
-    if isinstance(raw.get("workspace"), str):
-        anchored["workspace"] = str(folder / raw["workspace"])
-    for name, key in (("items", "path"), ("events", "path"), ("splits", "given")):
-        section = raw.get(name)
-        path = section.get(key) if isinstance(section, dict) else None
-        if isinstance(path, str) and "://" not in path:
-            anchored[name] = {**raw[name], key: str(folder / path)}
-    return anchored
-
-
-class _ConfigDumper(yaml.SafeDumper):
-    """Escapes the line breaks of Unicode, which PyYAML would write bare and read back as others."""
-
-    def represent_text(self, text: str) -> yaml.ScalarNode:
-        style = '"' if set(text) & set("\x85\u2028\u2029") else None
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
-
-
-_ConfigDumper.add_representer(str, _ConfigDumper.represent_text)

@@ -31,7 +31,7 @@ def migrate(config: ConfigPath, overrides: Overrides = None) -> None:
 
     Example: heliograph events migrate shop.yaml
     """
-    from heliograph.config import load_config
+    from heliograph.config_file import load_config
     from heliograph.event_store.store import EventStore
 
     async def run() -> None:
@@ -59,7 +59,7 @@ def export(
 
     Example: heliograph events export shop.yaml --to exported
     """
-    from heliograph.config import load_config
+    from heliograph.config_file import load_config
     from heliograph.event_store.exporting import FEEDBACK_FOLDER, export_once
 
     settings = load_config(config, overrides or [])

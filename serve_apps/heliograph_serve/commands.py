@@ -34,7 +34,7 @@ def serve(
 
     Example: heliograph serve examples/movielens/workspace/bundles --port 8000
     """
-    from heliograph.config import override_serve
+    from heliograph.config_file import override_serve
     from heliograph.deployments import bundle_to_serve
     from heliograph_serve.graph import dashboard_url, running_graph
 

@@ -22,7 +22,8 @@ from heliograph.bundle import RANKING_FILE, read_sources
 from heliograph.candidates import Retriever
 from heliograph.cluster import ray_cluster
 from heliograph.comparison import rankings
-from heliograph.config import HeliographConfig, load_config
+from heliograph.config import HeliographConfig
+from heliograph.config_file import load_config
 from heliograph.evaluation import per_user
 from heliograph.event_store.exporting import FEEDBACK_FOLDER
 from heliograph.models.item_lm import ItemLM

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import heliograph.report
-from heliograph.config import dump_config
+from heliograph.config_file import dump_config
 from heliograph.report.charts import Bar, Group, grouped_bars
 from heliograph.report.layout import Cell, Table
 from heliograph.workspace import InputError

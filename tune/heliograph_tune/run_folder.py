@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from heliograph.config import dump_config
+from heliograph.config_file import dump_config
 from heliograph.workspace import InputError, write_json
 from heliograph_tune.records import Record, read_journal
 from heliograph_tune.search_file import Search, parse_search

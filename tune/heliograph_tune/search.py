@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from heliograph.cluster import ray_cluster
-from heliograph.config import dump_config
+from heliograph.config_file import dump_config
 from heliograph.stages import Report as BuildReport
 from heliograph.workspace import InputError
 from heliograph_tune.prepare import Prepared, prepare

@@ -11,13 +11,8 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from heliograph.config import (
-    Config,
-    ConfigError,
-    HeliographConfig,
-    explain_errors,
-    load_config,
-)
+from heliograph.config import Config, HeliographConfig
+from heliograph.config_file import ConfigError, explain_errors, load_config
 from heliograph.evaluation import METRICS
 from heliograph_tune.distributions import Distribution
 from heliograph_tune.space import Space, check_space

@@ -12,7 +12,8 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from heliograph.config import ConfigError, HeliographConfig, nearest, parse_config
+from heliograph.config import HeliographConfig
+from heliograph.config_file import ConfigError, nearest, parse_config
 
 
 @dataclass(frozen=True)

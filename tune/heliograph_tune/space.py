@@ -11,7 +11,8 @@ from typing import Any
 from optuna import Trial
 from optuna.distributions import BaseDistribution
 
-from heliograph.config import ConfigError, HeliographConfig
+from heliograph.config import HeliographConfig
+from heliograph.config_file import ConfigError
 from heliograph_tune.distributions import (
     Choice,
     Distribution,

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from heliograph.config import ConfigError, HeliographConfig
+from heliograph.config import HeliographConfig
+from heliograph.config_file import ConfigError
 from heliograph_tune.records import Record
 from heliograph_tune.setting import with_settings
 

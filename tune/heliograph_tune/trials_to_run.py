@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from heliograph.config import ConfigError
+from heliograph.config_file import ConfigError
 from heliograph_tune.proposer import Proposer
 from heliograph_tune.records import Asked, Event, Finished, Record, State, key_of
 from heliograph_tune.search_file import Search, is_minimised
