@@ -18,7 +18,7 @@ from heliograph.workspace import InputError
 
 DEFAULT_FILE = "events.sqlite"
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
-BUSY_TIMEOUT_S = 10
+BUSY_TIMEOUT_S = 30
 """A writer of another process may hold the SQLite file for so long before waiting is an error."""
 
 POOL_SIZE = 4
