@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from graph import DEADLINE_MS
 from load import Client, LoadError, http_request
 from workload import ITEMS
+
+RECONNECT_S = 0.05
+"""A client whose request failed waits for so long, as clients do."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,21 @@ class Seen:
         return (self.received - self.sent) * 1000
 
 
+@dataclass(frozen=True)
+class Failure:
+    """One request without a good answer."""
+
+    moment: float
+    reason: str
+
+
 class ConstantLoad:
     """A thread for each client; every answer is looked into."""
 
     def __init__(self, port: int, users: list[str], clients: int) -> None:
         self.seen: list[Seen] = []
-        self.failures: list[str] = []
+        self.failures: list[Failure] = []
+        self._port = port
         self._stop = threading.Event()
         requests = [
             http_request(
@@ -44,7 +57,7 @@ class ConstantLoad:
             for user in users
         ]
         self._threads = [
-            threading.Thread(target=self._ask, args=(port, requests[first::clients]))
+            threading.Thread(target=self._ask, args=(requests[first::clients],))
             for first in range(clients)
         ]
 
@@ -60,18 +73,25 @@ class ConstantLoad:
             for thread in self._threads:
                 thread.join()
 
-    def _ask(self, port: int, requests: list[bytes]) -> None:
-        client, number = Client(port), 0
+    def _ask(self, requests: list[bytes]) -> None:
+        client: Client | None = None
+        number = 0
         while not self._stop.is_set():
-            client.send(requests[number % len(requests)])
-            number += 1
             try:
-                while (answer := client.receive()) is None:
-                    pass
-                told = json.loads(answer.body)
-                self.seen.append(Seen(answer.sent, answer.received, told["bundle"], told["tier"]))
-                if len(told["items"]) != ITEMS:
-                    self.failures.append(f"{len(told['items'])} items")
+                client = client or Client(self._port)
+                self.seen.append(_answer(client, requests[number % len(requests)]))
             except (LoadError, OSError) as error:
-                self.failures.append(repr(error))
-                client = Client(port)
+                self.failures.append(Failure(time.perf_counter(), repr(error)))
+                client = None
+                time.sleep(RECONNECT_S)
+            number += 1
+
+
+def _answer(client: Client, request: bytes) -> Seen:
+    client.send(request)
+    while (answer := client.receive()) is None:
+        pass
+    told = json.loads(answer.body)
+    if len(told["items"]) != ITEMS:
+        raise LoadError(f"{len(told['items'])} items instead of {ITEMS}")
+    return Seen(answer.sent, answer.received, told["bundle"], told["tier"])
