@@ -82,6 +82,12 @@ def test_the_next_build_learns_from_what_was_heard(shop: Path) -> None:
     assert build_shop(shop, until="ingest")[-1].reused
 
 
+def test_a_store_that_has_heard_nothing_changes_nothing(shop: Path) -> None:
+    build_shop(shop, until="ingest")
+    hear(shop)
+    assert all(result.reused for result in build_shop(shop, until="ingest"))
+
+
 def test_the_next_build_obeys_erasures(shop: Path) -> None:
     build_shop(shop, until="ingest")
     hear(

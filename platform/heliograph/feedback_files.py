@@ -50,6 +50,11 @@ def parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("events-*.parquet"))
 
 
+def holds_anything(folder: Path) -> bool:
+    """Tell whether any event was ever exported to the folder, or any user erased."""
+    return bool(parts(folder)) or (folder / ERASURES_FILE).is_file()
+
+
 def last_position(folder: Path) -> int:
     """Return the last position in the store that the parts cover; 0 if there is none."""
     return max((int(part.stem.rpartition("-")[2]) for part in parts(folder)), default=0)

@@ -19,6 +19,7 @@ from heliograph.event_store.store import EventStore, Stored
 from heliograph.events import EVENTS
 from heliograph.feedback_files import (
     Erasures,
+    holds_anything,
     last_position,
     obey_erasures,
     only_writer,
@@ -94,7 +95,7 @@ async def erase_from_exports(store: EventStore, erased: Erasures) -> dict[str, i
 
 
 def fetch_feedback(config: HeliographConfig) -> Path | None:
-    """Export what has been heard since the last build; returns the folder, None if there is none.
+    """Export what has been heard since the last build; returns the folder, None if it is empty.
 
     Raises:
         InputError: The store has been migrated by a newer heliograph, or the workspace holds
@@ -103,10 +104,9 @@ def fetch_feedback(config: HeliographConfig) -> Path | None:
     if not config.events.feedback:
         return None
     folder, bundles = config.workspace / FEEDBACK_FOLDER, config.workspace / "bundles"
-    if config.serve.store is None and not (bundles / DEFAULT_FILE).is_file():
-        return folder if folder.is_dir() else None
-    asyncio.run(export_once(store_url(config.serve, bundles), folder))
-    return folder
+    if config.serve.store is not None or (bundles / DEFAULT_FILE).is_file():
+        asyncio.run(export_once(store_url(config.serve, bundles), folder))
+    return folder if holds_anything(folder) else None
 
 
 async def export_once(url: str, folder: Path) -> Exported:
