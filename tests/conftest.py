@@ -1,4 +1,5 @@
 import asyncio
+import os
 import shutil
 import tempfile
 import uuid
@@ -29,6 +30,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Start a local Ray of two CPUs, once for all tests that are marked `cluster`."""
+    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")  # not 30 s a graph
     ray.init(
         num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20
     )

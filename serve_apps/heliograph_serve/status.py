@@ -82,8 +82,6 @@ def graph_of_cluster(address: str) -> GraphStatus:
 
     import ray
 
-    if ray.is_initialized():
-        return connected_graph()
     ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     try:
         return connected_graph()
