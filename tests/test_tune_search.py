@@ -41,7 +41,11 @@ TRIALS = 6
 TRIAL = "ray::ImplicitFunc"
 """What Ray calls the processes that run trials."""
 
-COMMAND = "from heliograph_tune.commands import tune; tune()"
+COMMAND = (
+    # whoever runs these tests in the background has Ctrl-C ignored, and children inherit that
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from heliograph_tune.commands import tune; tune()"
+)
 
 SEARCH: dict[str, Any] = {
     "name": "item-lm",
