@@ -40,6 +40,15 @@ def run(
     return code if isinstance(code, int) else 0, " ".join((printed.out + printed.err).split())
 
 
+def shop_without_data(folder: Path) -> Path:
+    path = folder / "shop.yaml"
+    path.write_text(
+        "name: shop\nworkspace: workspace\n"
+        "items: {path: items.csv, format: csv}\nevents: {path: events.csv, format: csv}\n"
+    )
+    return path
+
+
 @pytest.mark.parametrize("command", [*COMMANDS, *EVENT_COMMANDS])
 def test_the_help_of_every_command_shows_an_example(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -70,11 +79,7 @@ def test_an_unknown_setting_names_the_one_that_was_meant(
 def test_a_data_file_that_is_missing_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    path = tmp_path / "shop.yaml"
-    path.write_text(
-        "name: shop\nworkspace: workspace\n"
-        "items: {path: items.csv, format: csv}\nevents: {path: events.csv, format: csv}\n"
-    )
+    path = shop_without_data(tmp_path)
     code, printed = run(capsys, monkeypatch, "ingest", str(path))
     assert code == 2
     assert "items.csv" in printed
@@ -115,11 +120,7 @@ def test_the_console_script_is_installed_and_starts_without_ray_or_torch() -> No
 def test_events_are_migrated_and_exported_by_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    path = tmp_path / "shop.yaml"
-    path.write_text(
-        "name: shop\nworkspace: workspace\n"
-        "items: {path: items.csv, format: csv}\nevents: {path: events.csv, format: csv}\n"
-    )
+    path = shop_without_data(tmp_path)
     assert run(capsys, monkeypatch, "events", "migrate", str(path))[0] == 0
     store = tmp_path / "workspace" / "bundles" / "events.sqlite"
     with closing(sqlite3.connect(store)) as database, database:

@@ -59,7 +59,9 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         list(read_journal(tmp_path / "journal.jsonl"))
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="/dev/full, a disk without room, is there on Linux only"
+)
 def test_a_full_disk_says_how_to_go_on() -> None:
     full = Path("/dev/full")
     with Journal(full) as journal, pytest.raises(InputError, match="--resume"):

@@ -30,17 +30,27 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> HeliographConfig:
         ConfigError: The file is missing or not YAML, a key does not exist (the nearest one that
             does is named), or a value is out of bounds.
     """
+    raw = read_mapping(path, "configuration")
+    for override in overrides:
+        _apply(raw, override)
+    return parse_config(_anchor(raw, path.resolve().parent), str(path))
+
+
+def read_mapping(path: Path, kind: str) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; `kind` says in errors what it was to be.
+
+    Raises:
+        ConfigError: The file is missing, not YAML, or holds something else.
+    """
     if not path.is_file():
-        raise ConfigError(f"no configuration at {path}; pass the path of a YAML file")
+        raise ConfigError(f"no {kind} at {path}; pass the path of a YAML file")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds {type(raw).__name__}, but a configuration is a mapping")
-    for override in overrides:
-        _apply(raw, override)
-    return parse_config(_anchor(raw, path.resolve().parent), str(path))
+        raise ConfigError(f"{path} holds {type(raw).__name__}, but a {kind} is a mapping")
+    return raw
 
 
 def parse_config(raw: dict[str, Any], origin: str) -> HeliographConfig:

@@ -56,7 +56,7 @@ class Stage(Generic[Query, Answer]):
 
         At most `max_away` batches are away at once. For one replica that is one: a step of the
         ranking engine and a call have a large fixed cost, so fewer and larger batches give more
-        requests a second than overlapping ones (two away: a third less on two cores).
+        requests a second than overlapping ones.
         """
         self.name = name
         self._send = send

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from heliograph.config import Config, HeliographConfig
-from heliograph.config_file import ConfigError, explain_errors, load_config
+from heliograph.config_file import ConfigError, explain_errors, load_config, read_mapping
 from heliograph.evaluation import METRICS
 from heliograph_tune.distributions import Distribution
 from heliograph_tune.space import Space, check_space
@@ -162,14 +161,7 @@ def load_search(path: Path) -> Search:
         ConfigError: The file, the configuration it names or the space is wrong; the message says
             what is, and what would be right.
     """
-    if not path.is_file():
-        raise ConfigError(f"no search file at {path}; pass the path of a YAML file")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds {type(raw).__name__}, but a search file is a mapping")
+    raw = read_mapping(path, "search file")
     folder = path.resolve().parent
     for name in ("config", "warm_start"):
         if isinstance(raw.get(name), str):
