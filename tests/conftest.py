@@ -1,6 +1,7 @@
 import asyncio
 import os
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,22 @@ settings.register_profile("heliograph", deadline=None)  # a busy machine is no b
 settings.load_profile("heliograph")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the clusters and graphs of this process apart from all others on the machine."""
+    folder = tempfile.mkdtemp(prefix="ray-")  # a short path: Ray's sockets lie below it
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ["RAY_TMPDIR"] = folder
+    for port in ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"):
+        os.environ[port] = str(_free_port())
+    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")  # not 30 s a graph
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """Worlds this small are computed faster by one thread than by two that wait for each other."""
@@ -30,7 +47,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Start a local Ray of two CPUs, once for all tests that are marked `cluster`."""
-    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")  # not 30 s a graph
     ray.init(
         num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20
     )

@@ -40,7 +40,7 @@ def test_one_request_travels_at_once_and_alone() -> None:
     asyncio.run(scenario())
 
 
-def test_requests_that_come_while_batches_are_away_travel_together() -> None:
+def test_requests_of_one_turn_and_those_that_come_meanwhile_travel_together() -> None:
     async def scenario() -> None:
         doubler = Doubler()
         doubler.gate.clear()
@@ -50,7 +50,7 @@ def test_requests_that_come_while_batches_are_away_travel_together() -> None:
             await asyncio.sleep(0)
         doubler.gate.set()
         assert await asyncio.gather(*asked) == [2 * number for number in range(10)]
-        assert [len(batch) for batch in doubler.batches] == [1, 4, 4, 1]
+        assert [len(batch) for batch in doubler.batches] == [4, 4, 2]
 
     asyncio.run(scenario())
 
@@ -71,7 +71,7 @@ def test_the_next_batch_leaves_before_the_answers_of_the_last_are_handed_out() -
             await asyncio.sleep(0)
         doubler.gate.set()
         await asyncio.gather(*asked)
-        assert left_when_answered == [2, 3, 3, 3, 3, 3, 3, 3, 3]
+        assert left_when_answered == [2, 2, 2, 2, 3, 3, 3, 3, 3]
 
     asyncio.run(scenario())
 
@@ -86,7 +86,7 @@ def test_as_many_batches_are_away_as_may_be() -> None:
             await asyncio.sleep(0)
         doubler.gate.set()
         assert await asyncio.gather(*asked) == [2 * number for number in range(10)]
-        assert [len(batch) for batch in doubler.batches] == [1, 1, 4, 4]
+        assert [len(batch) for batch in doubler.batches] == [4, 4, 2]
 
     asyncio.run(scenario())
 

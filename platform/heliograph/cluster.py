@@ -23,6 +23,9 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # requests enter through HAProxy instead of Serve's Python proxy
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    # replicas count their requests themselves; else HAProxy writes a line for each, which a
+    # Python process reads: as much work again as HAProxy itself does
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     # Ray starts workers at niceness 15; replicas that answer requests are not background work
     "RAY_worker_niceness": "0",
 }

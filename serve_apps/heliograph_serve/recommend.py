@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
-from fastapi import FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi import Path as PathParameter
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -37,6 +37,7 @@ from heliograph_serve.api import (
     install_error_handlers,
 )
 from heliograph_serve.autoscaling import Metered, ProcessorMeter
+from heliograph_serve.body_route import BodyRoute
 from heliograph_serve.crew import Crew
 from heliograph_serve.deploy_api import DeployIngress
 from heliograph_serve.deploy_api import router as deploy_router
@@ -59,8 +60,7 @@ http = FastAPI(
     responses=REFUSALS,
 )
 install_error_handlers(http)
-http.include_router(feedback_router)
-http.include_router(deploy_router)
+router = APIRouter(route_class=BodyRoute)
 ERRORS: dict[int | str, dict[str, object]] = {
     400: {"model": ErrorBody, "description": "The body is not JSON."},
     422: {"model": ErrorBody, "description": "The request is not valid; the message says why."},
@@ -98,7 +98,7 @@ class Recommend(Metered, FeedbackIngress, DeployIngress):
         self.answers: Counter[Tier] = Counter()
         self.latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)
 
-    @http.post("/v1/recommendations", responses=ERRORS)
+    @router.post("/v1/recommendations", responses=ERRORS)
     async def recommend(self, request: RecommendationRequest) -> Recommendations:
         """Recommend items to a user, or to whoever has the given history."""
         serving = self.shelf.current  # a request ends with the bundle that it began with
@@ -205,3 +205,7 @@ class Recommend(Metered, FeedbackIngress, DeployIngress):
             fresh=is_fresh,
             timings_ms=timings_ms,
         )
+
+
+for each in (router, feedback_router, deploy_router):
+    http.include_router(each)

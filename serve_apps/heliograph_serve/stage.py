@@ -3,7 +3,9 @@
 Requests that come in while a batch is away travel together in the next one, so a batch grows
 with the load and a single request never waits. (`serve.batch` forms its batches by a timer
 and before the last one is back, so under load they stay small.) The next batch leaves before
-the answers of the last are handed out: the stage works while this process writes them.
+the answers of the last are handed out: the stage works while this process writes them. Requests
+that arrive at the same turn of the event loop travel together too, also where `send` answers at
+once.
 
 A stage that keeps failing is left alone for a moment instead of costing every request its
 deadline; then one request tries it again.
@@ -64,6 +66,7 @@ class Stage(Generic[Query, Answer]):
         self._max_away = max_away
         self._waiting: deque[tuple[Query, asyncio.Future[Answer]]] = deque()
         self._away: dict[asyncio.Task[None], float] = {}
+        self._boarding = 0  # batches among those away that have not taken their queries yet
         self._failures = 0
         self._retry_at = 0.0
         self.batches = 0
@@ -104,18 +107,26 @@ class Stage(Generic[Query, Answer]):
         return any(time.monotonic() - left > STUCK_S for left in self._away.values())
 
     def _depart(self) -> None:
-        while self._waiting and len(self._away) < self._max_away():
-            count = min(len(self._waiting), self._max_batch_size)
-            batch = [self._waiting.popleft() for _ in range(count)]
-            batch = [(query, done) for query, done in batch if not done.done()]  # gave up waiting
-            if batch:
-                task = asyncio.ensure_future(self._carry(batch))
-                self._away[task] = time.monotonic()
-                self.batches += 1
-                self.queries += len(batch)
+        """Let as many batches leave as there is room and need for."""
+        boarded = self._boarding * self._max_batch_size
+        while len(self._waiting) > boarded and len(self._away) < self._max_away():
+            self._away[asyncio.ensure_future(self._carry())] = time.monotonic()
+            self._boarding += 1
+            boarded += self._max_batch_size
 
-    async def _carry(self, batch: list[tuple[Query, asyncio.Future[Answer]]]) -> None:
+    def _board(self) -> list[tuple[Query, asyncio.Future[Answer]]]:
+        count = min(len(self._waiting), self._max_batch_size)
+        taken = [self._waiting.popleft() for _ in range(count)]
+        return [(query, done) for query, done in taken if not done.done()]  # others gave up
+
+    async def _carry(self) -> None:
+        self._boarding -= 1
+        batch = self._board()
         try:
+            if not batch:
+                return
+            self.batches += 1
+            self.queries += len(batch)
             call = self._send([query for query, _ in batch])
             answers = await asyncio.wait_for(call, BATCH_TIMEOUT_S)
         except Exception as error:  # whatever failed there, requests go on without this stage
