@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from heliograph.blend import Blend
 from heliograph.config import SOURCE_NAMES, CandidatesConfig, Proposer
 from heliograph.events import History
-from heliograph.index import NO_ITEM, largest
+from heliograph.index import NO_ITEM, distinct, largest, mask_of
 from heliograph.sources import Limits, Sources, first_others
 
 PROPOSERS: tuple[Proposer, ...] = (*SOURCE_NAMES, "item_lm")
@@ -142,7 +142,7 @@ class Retriever:
             }
             if item_lm is not None:
                 best["item_lm"] = item_lm[row]
-            items = np.unique(np.concatenate(list(best.values())))
+            items = distinct(np.concatenate(list(best.values())))
             evidence = [asked[name].evidence(row, items) for name in SOURCE_NAMES]
             proposers = np.zeros(len(items), np.uint8)
             for name, proposed in best.items():
@@ -159,7 +159,7 @@ class Retriever:
             name: self.sources.indexes[name].search(vectors[itself[0]], count, itself).items[0]
             for name, vectors in self.sources.item_vectors().items()
         }
-        items = np.unique(np.concatenate(list(nearest.values())))
+        items = distinct(np.concatenate(list(nearest.values())))
         items = items[items != NO_ITEM]
         scores = np.zeros(len(items), np.float32)
         proposers = np.zeros(len(items), np.uint8)
@@ -198,7 +198,7 @@ def popular_candidates(
 ) -> Candidates:
     """Return the first eligible items of an order, as a one-row batch without open places."""
     order = by_popularity if eligible is None else by_popularity[eligible[by_popularity]]
-    items = first_others(order, count, excluded)[None, :]
+    items = first_others(order, count, mask_of(excluded, len(by_popularity)))[None, :]
     scores = (1 / np.arange(1, items.shape[1] + 1)).astype(np.float32)[None, :]
     proposers = np.full(items.shape, _bit("popularity"), np.uint8)
     return Candidates(items, scores, np.zeros_like(scores), proposers)

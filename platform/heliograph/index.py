@@ -161,6 +161,12 @@ def mask_of(items: NDArray[np.int32], n_items: int) -> NDArray[np.bool_]:
     return mask
 
 
+def distinct(items: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return each of a few hundred items once, ascending; `np.unique` hashes them first."""
+    ordered = np.sort(items)
+    return ordered[np.diff(ordered, prepend=NO_ITEM - 1) != 0]
+
+
 def largest(scores: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     """Return the places of the k largest of (n,) scores, best first, equal ones in order of place.
 

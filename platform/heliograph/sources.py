@@ -89,7 +89,8 @@ class AskedPopularity:
 
     def best(self, row: int) -> NDArray[np.int32]:
         """See `Asked`."""
-        return first_others(self.order, self.limits.depth, self.limits.excluded[row])
+        refused = mask_of(self.limits.excluded[row], len(self.item_scores))
+        return first_others(self.order, self.limits.depth, refused)
 
     def evidence(self, row: int, items: NDArray[np.int32]) -> NDArray[np.float32]:
         """See `Asked`."""
@@ -152,8 +153,8 @@ class AskedVectors:
 
 
 def first_others(
-    order: NDArray[np.int32], count: int, excluded: NDArray[np.int32]
+    order: NDArray[np.int32], count: int, refused: NDArray[np.bool_]
 ) -> NDArray[np.int32]:
-    """Return the first `count` items of an order that are not excluded."""
-    first = order[: count + len(excluded)]  # at most so many can be lost
-    return first[~np.isin(first, excluded)][:count]
+    """Return the first `count` items of an order that a mask of all items does not refuse."""
+    first = order[: count + np.count_nonzero(refused)]  # at most so many can be lost
+    return first[~refused[first]][:count]

@@ -19,11 +19,15 @@ from threadpoolctl import threadpool_limits
 
 from heliograph.config import AlsConfig
 from heliograph.events import History, Interactions
+from heliograph.index import distinct
 from heliograph.models import MODEL_FILE
 
 MIN_RIDGE = 1e-5
 """Regularisation at least, relative to the mean of the Gram matrix's diagonal: where there are more
 factors than items, or no regularisation at all, float32 could not solve for a user otherwise."""
+
+SOLVED_TOGETHER = 64
+"""Users whose equations are in memory at once."""
 
 
 class Als:
@@ -67,12 +71,21 @@ class Als:
     def queries(self, histories: Sequence[History]) -> NDArray[np.float32]:
         """Solve for each user's factors; zero for an empty history."""
         users = np.zeros((len(histories), self.item_vectors.shape[1]), np.float32)
+        for start in range(0, len(histories), SOLVED_TOGETHER):
+            part = slice(start, start + SOLVED_TOGETHER)
+            users[part] = self._fold_in(histories[part])
+        return users
+
+    def _fold_in(self, histories: Sequence[History]) -> NDArray[np.float32]:
+        factors = self.item_vectors.shape[1]
+        # weights: alpha for a seen item, 1 for the rest (already in the Gram matrix)
+        left = np.broadcast_to(self._gram, (len(histories), factors, factors)).copy()
+        right = np.zeros((len(histories), factors, 1), np.float32)
         for row, history in enumerate(histories):
-            if len(history):
-                liked = self.item_vectors[np.unique(history)]
-                # weights: alpha for a seen item, 1 for the rest (already in the Gram matrix)
-                left = self._gram + (self.confidence - 1) * (liked.T @ liked)
-                users[row] = np.linalg.solve(left, self.confidence * liked.sum(axis=0))
+            liked = self.item_vectors[distinct(history)]
+            left[row] += (self.confidence - 1) * (liked.T @ liked)
+            right[row, :, 0] = self.confidence * liked.sum(axis=0)
+        users: NDArray[np.float32] = np.linalg.solve(left, right)[:, :, 0]
         return users
 
     def scores(self, histories: Sequence[History]) -> NDArray[np.float32]:
