@@ -241,5 +241,7 @@ def main() -> None:
     try:
         app()
     except (ConfigError, InputError, EndpointError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        Console(stderr=True).print(
+            f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         sys.exit(2)
