@@ -164,7 +164,8 @@ def mask_of(items: NDArray[np.int32], n_items: int) -> NDArray[np.bool_]:
 def distinct(items: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return each of a few hundred items once, ascending; `np.unique` hashes them first."""
     ordered = np.sort(items)
-    return ordered[np.diff(ordered, prepend=NO_ITEM - 1) != 0]
+    once: NDArray[np.int32] = ordered[np.diff(ordered, prepend=NO_ITEM - 1) != 0]
+    return once
 
 
 def largest(scores: NDArray[np.floating], k: int) -> NDArray[np.int64]:

@@ -165,6 +165,10 @@ class Status(Body):
     candidate_cache: dict[str, int]
     """`hits` and `misses`: requests whose candidates were remembered, and the others."""
 
+    prefix_cache: dict[str, int]
+    """`prompt_tokens` of the histories that the item LM was asked about, and how many of them were
+    `cached_tokens`, which its replica still knew."""
+
     stages: dict[str, str]
     """`closed` is well; `open` means the stage failed and is tried again after a pause."""
 

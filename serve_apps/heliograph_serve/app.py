@@ -31,6 +31,9 @@ APP_NAME = "heliograph"
 BATCHES_IN_QUEUE = 64
 """Batches of all ingress replicas that a replica accepts at once."""
 
+BY_LANE = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+"""A user's requests go to the replica that remembers the user's prompt (`lanes`)."""
+
 REFUSALS_IN_PROGRESS = 1024
 """Requests beyond `serve.limits.under_way` that an ingress replica accepts at once, to refuse them
 in our words; as many again wait for that, and the rest is refused by Serve."""
@@ -62,7 +65,11 @@ def app(args: GraphArgs) -> Application:
         read_rules(settings.rules, opened.catalogue().attributes, CONFIGURED)
     origin = Origin(opened.folder, opened.id, uuid.uuid4().hex)
     retrieve = _deployment(Retrieve, settings.retrieve).bind(origin)
-    rank = _deployment(Rank, settings.rank).bind(origin, settings)
+    rank = (
+        _deployment(Rank, settings.rank)
+        .options(request_router_config={"request_router_class": BY_LANE})
+        .bind(origin, settings)
+    )
     guarded = behind_door(http, settings, opened.folder.parent)
     ingress = _deployment(serve.ingress(guarded)(Recommend), settings.recommend).options(
         max_ongoing_requests=settings.limits.under_way + REFUSALS_IN_PROGRESS,

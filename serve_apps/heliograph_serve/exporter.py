@@ -41,6 +41,9 @@ class Exporter:
         self._lookups = _counter(
             "heliograph_candidate_lookups", "Look-ups in the candidate cache.", ("outcome",)
         )
+        self._prompts = _counter(
+            "heliograph_prompt_tokens", "Tokens of histories before the item LM.", ("outcome",)
+        )
         self._first = Gauge(
             "heliograph_first_item_log_probability",
             "Mean log-probability of the first item of the last second's generative answers.",
@@ -77,6 +80,8 @@ class Exporter:
             self._tell(self._queries, stage.queries, tags)
         self._tell(self._lookups, load.cache.hits, {"outcome": "hit"})
         self._tell(self._lookups, load.cache.misses, {"outcome": "miss"})
+        self._tell(self._prompts, load.prompts.cached, {"outcome": "cached"})
+        self._tell(self._prompts, load.prompts.all - load.prompts.cached, {"outcome": "computed"})
 
     def _tell(self, counter: Counter, total: int, tags: dict[str, str]) -> None:
         """Raise a counter by what a total has grown; a smaller total began anew."""

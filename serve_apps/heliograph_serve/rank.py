@@ -14,9 +14,10 @@ from heliograph.bundle import Bundle
 from heliograph.config import ServeConfig
 from heliograph.events import History
 from heliograph.models.item_tokens import FIRST_ITEM, prompt
-from heliograph.ranking.vllm_engine import Engine, Query, start_engine
+from heliograph.ranking.vllm_engine import Best, Engine, Query, start_engine
 from heliograph_serve.autoscaling import Metered, WorkMeter
 from heliograph_serve.crew import Answers, own_name
+from heliograph_serve.lanes import lane_of
 from heliograph_serve.shelf import SWITCH_INTERVAL_S, Holder, Origin, Shelf
 
 
@@ -40,6 +41,11 @@ class Scoring:
     k: int
     """Items wanted."""
 
+    @property
+    def lane(self) -> int:
+        """Return the lane, which leads to the replica that may still know the prompt."""
+        return lane_of(self.history)
+
     def query(self, max_history: int) -> Query:
         """Put it into the words of the engine."""
         closed = np.full(len(self.excluded), -np.inf, np.float32)
@@ -61,6 +67,10 @@ class Ranked:
 
     log_probabilities: NDArray[np.float32]
     """(k,) of coming next, evidence included."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    """Of the prompt, how many the replica still knew."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +105,18 @@ class Rank(Metered, Holder[BundleRanker]):
         ranker = self.shelf[bundle_id]
         with self.meter:
             best = await ranker.engine.rank([one.query(ranker.max_history) for one in scorings])
-        ranked = [Ranked(one.tokens - FIRST_ITEM, one.log_probabilities) for one in best]
-        return Answers(ranked, self.replica)
+        return Answers([_ranked(one) for one in best], self.replica)
 
     async def check_health(self) -> None:
         """Tell Serve to replace this replica when the engine that is served has died."""
         self.shelf.current.engine.check()
         await super().check_health()
+
+
+def _ranked(best: Best) -> Ranked:
+    return Ranked(
+        best.tokens - FIRST_ITEM, best.log_probabilities, best.prompt_tokens, best.cached_tokens
+    )
 
 
 def _start(bundle: Bundle, serve: ServeConfig) -> BundleRanker:

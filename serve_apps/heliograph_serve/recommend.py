@@ -43,6 +43,7 @@ from heliograph_serve.deploy_api import DeployIngress
 from heliograph_serve.deploy_api import router as deploy_router
 from heliograph_serve.feedback import SHARE_OF_DEADLINE, FeedbackIngress, Known
 from heliograph_serve.feedback import router as feedback_router
+from heliograph_serve.lanes import LANES, Lanes
 from heliograph_serve.request_record import note_answer
 from heliograph_serve.rollout import Fleet, Rollouts, Turn
 from heliograph_serve.serving import Calls, Clock, Served, Serving
@@ -82,7 +83,10 @@ class Recommend(Metered, FeedbackIngress, DeployIngress):
             method.options(request_serialization="pickle", response_serialization="pickle")
             for method in (retrieve.retrieve, rank.rank)
         )
-        calls = Calls(Crew(propose.remote), retrieve.similar.remote, Crew(order.remote))
+        lanes = [order.options(session_id=str(lane)).remote for lane in range(LANES)]
+        calls = Calls(
+            Crew(propose.remote), retrieve.similar.remote, Lanes(lanes, lambda one: one.lane)
+        )
 
         def load(bundle: Bundle) -> Serving:
             # whoever started the graph may have changed the rules of the bundle that it began with
@@ -167,6 +171,10 @@ class Recommend(Metered, FeedbackIngress, DeployIngress):
                 "hits": serving.remembered.hits,
                 "misses": serving.remembered.misses,
             },
+            prefix_cache={
+                "prompt_tokens": serving.prompts.all,
+                "cached_tokens": serving.prompts.cached,
+            },
             stages={
                 stage.name: "open" if stage.is_open else "closed" for stage in self.load().stages
             },
@@ -177,7 +185,7 @@ class Recommend(Metered, FeedbackIngress, DeployIngress):
         """Tell what the metrics watch."""
         serving = self.shelf.current
         stages = (serving.retrieve, serving.rank, self.history, self.events)
-        return Load(stages, serving.remembered)
+        return Load(stages, serving.remembered, serving.prompts)
 
     async def _known(self, serving: Serving, request: RecommendationRequest, clock: Clock) -> Known:
         """Return what the request says of its user, or what is known of the one it names."""

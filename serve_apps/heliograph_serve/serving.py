@@ -27,6 +27,7 @@ from heliograph.rules import Bonus, Evidence, Plan, boosted, raised
 from heliograph_serve.api import RecommendationRequest, RecommendedItem, SimilarItem, Tier
 from heliograph_serve.cache import CandidateCache
 from heliograph_serve.crew import Crew
+from heliograph_serve.lanes import Lanes, PromptTokens
 from heliograph_serve.rank import Ranked, Scoring
 from heliograph_serve.retrieve import Lookup
 from heliograph_serve.rulebook import RuleBook, ranked_for
@@ -57,7 +58,7 @@ class Calls:
 
     retrieve: Crew[Lookup, Candidates]
     similar: Callable[[str, int, int], Awaitable[Candidates]]
-    rank: Crew[Scoring, Ranked]
+    rank: Lanes[Scoring, Ranked]
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,12 @@ class Serving:
             calls.retrieve.size,
         )
         self.rank: Stage[Scoring, Ranked] = Stage(
-            "rank", partial(calls.rank.ask, bundle.id), settings.max_batch_size, calls.rank.size
+            "rank",
+            partial(calls.rank.ask, bundle.id),
+            settings.max_batch_size,
+            queue_of=calls.rank.queue_of,
         )
+        self.prompts = PromptTokens()
         self._similar = partial(calls.similar, bundle.id)
 
     async def plan(self, request: RecommendationRequest) -> Plan:
@@ -245,11 +250,13 @@ class Serving:
             k=min(n, MAX_K, len(self.catalogue)),
         )
         try:
-            return await self.rank.ask(scoring, clock.left_s())
+            ranked = await self.rank.ask(scoring, clock.left_s())
         except StageUnavailable:
             return None
         finally:
             clock.lap("rank")
+        self.prompts.add(ranked.prompt_tokens, ranked.cached_tokens)
+        return ranked
 
     def _items(self, candidates: Candidates, n: int) -> list[RecommendedItem]:
         return [

@@ -17,8 +17,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 Query = TypeVar("Query")
@@ -44,6 +45,18 @@ class StageUnavailable(RuntimeError):
     """The stage did not answer; the caller goes on without it."""
 
 
+@dataclass
+class _Queue(Generic[Query, Answer]):
+    """Queries that travel together, and what is away of them."""
+
+    waiting: deque[tuple[Query, asyncio.Future[Answer]]] = field(default_factory=deque)
+    away: dict[asyncio.Task[None], float] = field(default_factory=dict)
+    """When each batch left."""
+
+    boarding: int = 0
+    """Batches among those away that have not taken their queries yet."""
+
+
 class Stage(Generic[Query, Answer]):
     """Sends queries to a deployment and hands the answers back."""
 
@@ -53,20 +66,20 @@ class Stage(Generic[Query, Answer]):
         send: Callable[[Sequence[Query]], Awaitable[Sequence[Answer]]],
         max_batch_size: int,
         max_away: Callable[[], int] = lambda: 1,
+        queue_of: Callable[[Query], str] = lambda query: "",
     ) -> None:
         """Call the deployment through `send`, which answers queries in their order.
 
-        At most `max_away` batches are away at once. For one replica that is one: a step of the
-        ranking engine and a call have a large fixed cost, so fewer and larger batches give more
-        requests a second than overlapping ones.
+        Queries of one queue travel together, and at most `max_away` of its batches are away at
+        once. For one replica that is one: a step of the ranking engine and a call have a large
+        fixed cost, so fewer and larger batches give more requests a second than overlapping ones.
         """
         self.name = name
         self._send = send
         self._max_batch_size = max_batch_size
         self._max_away = max_away
-        self._waiting: deque[tuple[Query, asyncio.Future[Answer]]] = deque()
-        self._away: dict[asyncio.Task[None], float] = {}
-        self._boarding = 0  # batches among those away that have not taken their queries yet
+        self._queue_of = queue_of
+        self._queues: defaultdict[str, _Queue[Query, Answer]] = defaultdict(_Queue)
         self._failures = 0
         self._retry_at = 0.0
         self.batches = 0
@@ -74,8 +87,8 @@ class Stage(Generic[Query, Answer]):
 
     @property
     def waiting(self) -> int:
-        """Return how many queries wait for the batch that is away."""
-        return len(self._waiting)
+        """Return how many queries wait for a batch that is away."""
+        return sum(len(queue.waiting) for queue in self._queues.values())
 
     @property
     def is_open(self) -> bool:
@@ -94,34 +107,39 @@ class Stage(Generic[Query, Answer]):
                 raise StageUnavailable(f"{self.name} is failing")
             self._retry_at = now + PAUSE_S  # this request is the one that tries
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((query, done))
-        self._depart()
+        name = self._queue_of(query)
+        self._queues[name].waiting.append((query, done))
+        self._depart(name)
         try:
             return await asyncio.wait_for(done, timeout_s)
         except TimeoutError:
-            if self._is_stuck():
+            if self._is_stuck(name):
                 self._failed(f"no answer within {timeout_s * 1000:.0f} ms")
             raise StageUnavailable(f"{self.name} did not answer in time") from None
 
-    def _is_stuck(self) -> bool:
-        return any(time.monotonic() - left > STUCK_S for left in self._away.values())
+    def _is_stuck(self, name: str) -> bool:
+        queue = self._queues.get(name)
+        return queue is not None and any(
+            time.monotonic() - left > STUCK_S for left in queue.away.values()
+        )
 
-    def _depart(self) -> None:
-        """Let as many batches leave as there is room and need for."""
-        boarded = self._boarding * self._max_batch_size
-        while len(self._waiting) > boarded and len(self._away) < self._max_away():
-            self._away[asyncio.ensure_future(self._carry())] = time.monotonic()
-            self._boarding += 1
+    def _depart(self, name: str) -> None:
+        """Let as many batches of a queue leave as there is room and need for."""
+        queue = self._queues[name]
+        boarded = queue.boarding * self._max_batch_size
+        while len(queue.waiting) > boarded and len(queue.away) < self._max_away():
+            queue.away[asyncio.ensure_future(self._carry(name))] = time.monotonic()
+            queue.boarding += 1
             boarded += self._max_batch_size
 
-    def _board(self) -> list[tuple[Query, asyncio.Future[Answer]]]:
-        count = min(len(self._waiting), self._max_batch_size)
-        taken = [self._waiting.popleft() for _ in range(count)]
+    def _board(self, queue: _Queue[Query, Answer]) -> list[tuple[Query, asyncio.Future[Answer]]]:
+        queue.boarding -= 1
+        count = min(len(queue.waiting), self._max_batch_size)
+        taken = [queue.waiting.popleft() for _ in range(count)]
         return [(query, done) for query, done in taken if not done.done()]  # others gave up
 
-    async def _carry(self) -> None:
-        self._boarding -= 1
-        batch = self._board()
+    async def _carry(self, name: str) -> None:
+        batch = self._board(self._queues[name])
         try:
             if not batch:
                 return
@@ -136,18 +154,21 @@ class Stage(Generic[Query, Answer]):
                     done.set_exception(StageUnavailable(f"{self.name} failed"))
             return
         finally:
-            self._arrived()
+            self._arrived(name)
         self._failures = 0
         for (_, done), answer in zip(batch, answers, strict=True):
             with contextlib.suppress(asyncio.InvalidStateError):  # the request gave up meanwhile
                 done.set_result(answer)
             await asyncio.sleep(0)  # the next batch gets on its way between two answers
 
-    def _arrived(self) -> None:
+    def _arrived(self, name: str) -> None:
         task = asyncio.current_task()
         assert task is not None
-        del self._away[task]
-        self._depart()
+        queue = self._queues[name]
+        del queue.away[task]
+        self._depart(name)
+        if not queue.away and not queue.waiting:
+            del self._queues[name]  # replicas come and go
 
     def _failed(self, reason: str) -> None:
         self._failures += 1

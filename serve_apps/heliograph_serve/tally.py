@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from heliograph_serve.cache import CandidateCache
+from heliograph_serve.lanes import PromptTokens
 from heliograph_serve.request_record import RequestRecord
 
 MS_BUCKETS = (1, 2, 5, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 500, 1000, 2000, 5000)
@@ -41,6 +42,7 @@ class Load:
 
     stages: tuple[WatchedStage, ...]
     cache: CandidateCache
+    prompts: PromptTokens
 
 
 class Histogram:

@@ -72,6 +72,10 @@ class Best:
     log_probabilities: NDArray[np.float32]
     """(k,)"""
 
+    prompt_tokens: int
+    cached_tokens: int
+    """Of the prompt, how many the engine still knew."""
+
 
 class Engine(Protocol):
     """Ranks the catalogue after prompts."""
@@ -326,4 +330,9 @@ def _best(output: Any, k: int) -> Best:
     tokens = np.array(listed.token_ids[1 : k + 1], np.int32)
     log_probabilities = np.array(listed.logprobs[1 : k + 1], np.float32)
     is_open = log_probabilities > CLOSED
-    return Best(tokens[is_open], log_probabilities[is_open])
+    return Best(
+        tokens[is_open],
+        log_probabilities[is_open],
+        prompt_tokens=len(output.prompt_token_ids),
+        cached_tokens=output.num_cached_tokens or 0,
+    )
