@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from graph import DEADLINE_MS
-from load import Client, LoadError, http_request
+from heliograph.load import Client, LoadError, http_request
 from workload import ITEMS
 
 RECONNECT_S = 0.05
@@ -91,7 +91,7 @@ def _answer(client: Client, request: bytes) -> Seen:
     client.send(request)
     while (answer := client.receive()) is None:
         pass
-    told = json.loads(answer.body)
+    told = json.loads(answer.good())
     if len(told["items"]) != ITEMS:
         raise LoadError(f"{len(told['items'])} items instead of {ITEMS}")
     return Seen(answer.sent, answer.received, told["bundle"], told["tier"])

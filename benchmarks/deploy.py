@@ -17,10 +17,10 @@ import numpy as np
 from constant_load import ConstantLoad, Seen
 from heliograph.bundle import Bundle, open_bundle
 from heliograph.client import deploy, deployments, rollback
+from heliograph.load import LoadError
 from heliograph.workspace import InputError
 from heliograph_serve.graph import running_graph
 from levels import free_port
-from load import LoadError
 from memory import memory_gib
 from workload import users_of
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from figures import Plan, Row, tell
 from heliograph.bundle import open_bundle
+from heliograph.load import http_request
 from heliograph_serve.graph import running_graph
 from levels import free_port, measure_first_visit, measure_level
-from load import http_request
 from memory import memory_gib
 from ratios import FIRST_VISIT, GRAPH
 from workload import ITEMS, users_of

@@ -7,10 +7,10 @@ from ray import serve
 
 from figures import Plan, Row
 from heliograph.bundle import open_bundle
+from heliograph.load import http_request
 from heliograph_serve.app import GraphArgs, app
 from heliograph_serve.graph import served
 from levels import free_port, measure_level
-from load import http_request
 from ratios import NOOP
 
 CLIENTS = (1, 16, 32)
