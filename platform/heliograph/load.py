@@ -174,9 +174,7 @@ def closed_loop(port: int, requests: Iterator[bytes], clients: int) -> Iterator[
                     _go_on(key.data, next(numbered, None), busy)
 
 
-def _go_on(
-    client: Client, request: tuple[int, bytes] | None, busy: selectors.BaseSelector
-) -> None:
+def _go_on(client: Client, request: tuple[int, bytes] | None, busy: selectors.BaseSelector) -> None:
     if request is None:
         busy.unregister(client.socket)
         return

@@ -14,9 +14,10 @@ from ray.serve.schema import LoggingConfig
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from heliograph.config import Config, DeploymentConfig, Rules, ServeConfig
+from heliograph.config import CandidatesConfig, Config, DeploymentConfig, Rules, ServeConfig
 from heliograph.deployments import bundle_to_serve
 from heliograph.rules import read_rules
+from heliograph.workspace import digest_of
 from heliograph_serve.autoscaling import autoscaling
 from heliograph_serve.door import Door
 from heliograph_serve.exposure import keys_file, require_protection, running_host
@@ -39,6 +40,10 @@ REFUSALS_IN_PROGRESS = 1024
 in our words; as many again wait for that, and the rest is refused by Serve."""
 
 
+NOT_OF_RANK = {"deadline_ms", "limits", "rules", "recommend", "retrieve", "rank"}
+"""Settings that make no difference to a replica of the ranking deployment."""
+
+
 class GraphArgs(Config):
     """Arguments of the application."""
 
@@ -48,6 +53,13 @@ class GraphArgs(Config):
 
     serve: ServeConfig | None = None
     """How to serve; default: as the bundle's configuration says."""
+
+    candidates: CandidatesConfig | None = None
+    """How the bundle's sources propose; default: as its configuration says."""
+
+    name: str | None = None
+    """Of a graph that is run again and again with other settings: replicas to which these make no
+    difference stay. Default: every replica starts anew."""
 
 
 def app(args: GraphArgs) -> Application:
@@ -63,15 +75,24 @@ def app(args: GraphArgs) -> Application:
         require_protection(settings, host, opened.folder.parent)
     if settings.rules != Rules():  # said here, where it can be read, not by a replica that dies
         read_rules(settings.rules, opened.catalogue().attributes, CONFIGURED)
-    origin = Origin(opened.folder, opened.id, uuid.uuid4().hex)
-    retrieve = _deployment(Retrieve, settings.retrieve).bind(origin)
+    origin = Origin(opened.folder, opened.id, args.name or uuid.uuid4().hex, args.candidates)
+
+    def deployment(kind: type, scale: DeploymentConfig, *decisive: str) -> serve.Deployment:
+        version = digest_of(origin.graph, origin.first_id, *decisive) if args.name else None
+        return _deployment(kind, scale, version)
+
+    told = settings.model_dump_json(exclude={"recommend", "retrieve", "rank"})
+    proposing = args.candidates.model_dump_json() if args.candidates else ""
+    retrieve = deployment(Retrieve, settings.retrieve, proposing).bind(origin)
+    ranking = settings.model_dump_json(exclude=NOT_OF_RANK)
     rank = (
-        _deployment(Rank, settings.rank)
+        deployment(Rank, settings.rank, ranking)
         .options(request_router_config={"request_router_class": BY_LANE})
         .bind(origin, settings)
     )
     guarded = behind_door(http, settings, opened.folder.parent)
-    ingress = _deployment(serve.ingress(guarded)(Recommend), settings.recommend).options(
+    answering = serve.ingress(guarded)(Recommend)
+    ingress = deployment(answering, settings.recommend, told, proposing).options(
         max_ongoing_requests=settings.limits.under_way + REFUSALS_IN_PROGRESS,
         max_queued_requests=REFUSALS_IN_PROGRESS,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
@@ -94,8 +115,9 @@ def behind_door(routes: FastAPI, settings: ServeConfig, bundles: Path) -> FastAP
     return routes
 
 
-def _deployment(kind: type, settings: DeploymentConfig) -> serve.Deployment:
-    return serve.deployment(
+def _deployment(kind: type, settings: DeploymentConfig, version: str | None) -> serve.Deployment:
+    """Return a deployment; replicas of the same version need not start anew."""
+    made = serve.deployment(
         name=kind.__name__,
         max_ongoing_requests=BATCHES_IN_QUEUE,
         max_queued_requests=BATCHES_IN_QUEUE,  # of each ingress replica
@@ -107,3 +129,5 @@ def _deployment(kind: type, settings: DeploymentConfig) -> serve.Deployment:
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=5,
     )(kind)
+    # not public: without a version Serve starts every replica anew when an application is run again
+    return made if version is None else made.options(_internal=True, version=version)

@@ -15,9 +15,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import psutil
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 
 from heliograph.config import DeploymentConfig
+from heliograph_serve.crew import own_name
 
 BUSY = "busy"
 """Name of the share among the statistics of a replica."""
@@ -105,6 +107,11 @@ class Metered:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what the policy decides by; Serve asks every few seconds."""
         return {BUSY: self.meter.share()}
+
+    def processor_s(self) -> dict[str, float]:
+        """Return the processor seconds of this replica and what it has started, under its name."""
+        family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        return {own_name(): sum(sum(one.cpu_times()[:2]) for one in family)}
 
 
 class ByBusyShare:

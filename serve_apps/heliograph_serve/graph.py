@@ -66,11 +66,7 @@ def served(application: Application, settings: ServeConfig, name: str) -> Iterat
     with ray_cluster(dashboard=True):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         was_running = bool(serve.status().proxies)
-        serve.start(
-            proxy_location="EveryNode",
-            http_options=HTTPOptions(host=settings.host, port=settings.port),
-            tracing_config=tracing(settings.trace_share),
-        )
+        start_serve(settings)
         try:
             serve.run(application, name=name, route_prefix="/")
             yield f"http://{settings.host}:{settings.port}"
@@ -79,6 +75,15 @@ def served(application: Application, settings: ServeConfig, name: str) -> Iterat
                 serve.delete(name)
             else:
                 end_serve()
+
+
+def start_serve(settings: ServeConfig) -> None:
+    """Start Serve, without an application."""
+    serve.start(
+        proxy_location="EveryNode",
+        http_options=HTTPOptions(host=settings.host, port=settings.port),
+        tracing_config=tracing(settings.trace_share),
+    )
 
 
 def end_serve() -> None:

@@ -12,11 +12,12 @@ import logging
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from heliograph.bundle import Bundle, open_bundle
+from heliograph.config import CandidatesConfig
 from heliograph.deployments import Deployment, named_bundle, newest_deployment
 
 State = TypeVar("State")
@@ -44,6 +45,9 @@ class Origin:
     graph: str
     """Identifier of the running graph."""
 
+    candidates: CandidatesConfig | None = None
+    """How the first bundle proposes; None: as its configuration says."""
+
     @property
     def bundles(self) -> Path:
         """Folder of all bundles that may be served."""
@@ -56,7 +60,9 @@ class Origin:
             InputError: It is not there or not whole.
         """
         if bundle_id == self.first_id:
-            return open_bundle(self.first)
+            bundle = open_bundle(self.first)
+            changes = {"candidates": self.candidates} if self.candidates else {}
+            return replace(bundle, config=bundle.config.model_copy(update=changes))
         return named_bundle(self.bundles, bundle_id)
 
     def deployment(self) -> Deployment | None:

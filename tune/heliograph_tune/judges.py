@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from heliograph.catalog import Catalogue
 from heliograph.config import HeliographConfig
 from heliograph_tune.knowledge import Knowledge
 from heliograph_tune.pipeline_evidence import PipelineEvidence
 from heliograph_tune.records import Report
-from heliograph_tune.search_file import SECONDS
+from heliograph_tune.search_file import SECONDS, LoadConfig
+from heliograph_tune.visitors import Visitors
+
+if TYPE_CHECKING:
+    from heliograph_tune.serving_trial import Place
 
 
 class Judge(Protocol):
@@ -62,3 +67,21 @@ class PipelineJudge:
         start = time.perf_counter()
         metrics = judge_pipeline(self.evidence, config, ks)
         return metrics | {SECONDS: time.perf_counter() - start}
+
+
+@dataclass(frozen=True)
+class ServingJudge:
+    """Runs the graph with drawn settings and lets users ask it."""
+
+    place: Place
+    visitors: Visitors
+    load: LoadConfig
+    catalogue: Catalogue
+
+    def judge(
+        self, config: HeliographConfig, ks: tuple[int, ...], checkpoint: Path, report: Report
+    ) -> dict[str, float]:
+        """See `Judge`."""
+        from heliograph_tune.serving_trial import judge_serving  # as does Ray Serve
+
+        return judge_serving(self.place, self.visitors, self.load, config, self.catalogue, ks)

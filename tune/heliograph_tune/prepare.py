@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 from heliograph.build import Build
 from heliograph.bundle import read_sources
@@ -10,11 +13,12 @@ from heliograph.embedding import read_vectors
 from heliograph.events import Interactions, read_events
 from heliograph.stages import Report
 from heliograph_tune.distributions import Choice
-from heliograph_tune.judges import Judge, ModelJudge, PipelineJudge
+from heliograph_tune.judges import Judge, ModelJudge, PipelineJudge, ServingJudge
 from heliograph_tune.knowledge import without_test_items
-from heliograph_tune.pipeline_evidence import gather
-from heliograph_tune.run_folder import BUILDING, SEARCHES, locked
+from heliograph_tune.pipeline_evidence import PipelineEvidence, gather
+from heliograph_tune.run_folder import BUILDING, SEARCHES, RunFolder, locked
 from heliograph_tune.search_file import Search, cutoffs
+from heliograph_tune.visitors import Visitors
 
 READ_TEXTS = ("text", "item_lm")
 """Models that need the vectors of the texts."""
@@ -28,8 +32,11 @@ class Prepared:
     inputs: dict[str, str]
     """Stage -> hash of what it wrote."""
 
+    surroundings: Callable[[], AbstractContextManager[None]] = nullcontext
+    """What has to run while trials do."""
 
-def prepare(search: Search, report: Report) -> Prepared:
+
+def prepare(search: Search, folder: RunFolder, report: Report) -> Prepared:
     """Run the stages that are shared by all trials, as far as they have not been run before."""
     workspace = search.config.workspace
     with (
@@ -37,13 +44,14 @@ def prepare(search: Search, report: Report) -> Prepared:
         Build(search.config, report) as build,
     ):
         build.ingest()
-        judge = (
-            _pipeline(search, build)
-            if search.settings.search == "pipeline"
-            else _model(search, build)
-        )
-        results = build.stages.results
-        return Prepared(judge, {name: result.digest for name, result in results.items()})
+        match search.settings.search:
+            case "pipeline":
+                judge: Judge = PipelineJudge(_evidence(search, build))
+            case "serving":
+                return _serving(search, folder, build)
+            case _:
+                judge = _model(search, build)
+        return Prepared(judge, _inputs(build))
 
 
 def deepest(search: Search) -> int:
@@ -68,7 +76,7 @@ def _model(search: Search, build: Build) -> Judge:
     return ModelJudge(search.settings.search, known)
 
 
-def _pipeline(search: Search, build: Build) -> Judge:
+def _evidence(search: Search, build: Build) -> PipelineEvidence:
     from heliograph.models.item_lm import ItemLM
 
     build.embed()
@@ -76,14 +84,31 @@ def _pipeline(search: Search, build: Build) -> Judge:
     build.index()
     config = search.config
     known = without_test_items(_events(build), len(build.catalogue), None)
-    evidence = gather(
+    return gather(
         read_sources(config.workspace),
         ItemLM.load(build.stages.folder("models/item_lm")),
         known.held_out.sample(config.evaluation.max_users, config.seed),
         deepest(search),
         len(build.catalogue),
     )
-    return PipelineJudge(evidence)
+
+
+def _serving(search: Search, folder: RunFolder, build: Build) -> Prepared:
+    from heliograph_tune.pipeline_trial import fit
+    from heliograph_tune.serving_prepare import place_of, serve_for_trials, write_search_bundle
+
+    config, load = search.config, search.settings.load
+    blend = fit(_evidence(search, build), config)
+    known = without_test_items(_events(build), len(build.catalogue), None)
+    asked = known.held_out.sample(load.users, search.settings.seed)
+    bundle = write_search_bundle(build, asked, blend, folder.bundles)
+    place = place_of(folder, bundle)
+    judge = ServingJudge(place, Visitors(asked.targets), load, build.catalogue)
+    return Prepared(judge, _inputs(build), partial(serve_for_trials, place, config))
+
+
+def _inputs(build: Build) -> dict[str, str]:
+    return {name: result.digest for name, result in build.stages.results.items()}
 
 
 def _events(build: Build) -> Interactions:

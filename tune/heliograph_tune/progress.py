@@ -116,7 +116,7 @@ def best_table(search: Search, record: Record) -> Table:
         others = repeated[number].repeated if number in repeated else ()
         table.add_row(
             "as it stands" if number == BASELINE else str(number),
-            *(f"{end.metrics[name]:.4f}" if name in end.metrics else "" for name in objectives),
+            *(figure(end.metrics[name]) if name in end.metrics else "" for name in objectives),
             f"{sum(others) / len(others):.4f} ({len(others)})" if others else "",
             f"{end.seconds:.1f}",
             escape(as_text(_by_last_name(record.asked[number].settings))),
@@ -132,6 +132,11 @@ def _by_last_name(settings: dict[str, Any]) -> dict[str, Any]:
 def as_text(settings: dict[str, Any]) -> str:
     """Say settings in one line."""
     return ", ".join(f"{path}={short(value)}" for path, value in settings.items()) or "nothing"
+
+
+def figure(value: float) -> str:
+    """Say a metric: four decimals of what lies between 0 and 1, four digits of all else."""
+    return f"{value:.4f}" if abs(value) <= 1 else f"{value:.4g}"
 
 
 def short(value: Any) -> str:

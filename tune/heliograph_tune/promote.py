@@ -32,6 +32,7 @@ from heliograph.splits import NextItems
 from heliograph.stages import Report
 from heliograph.verdict import DECISIVE, DECISIVE_K, PIPELINE
 from heliograph.workspace import InputError, write_json
+from heliograph_tune.goal import keeps, said
 from heliograph_tune.run_folder import BUILDING, CONFIG_FILE, SEARCHES, RunFolder, locked
 from heliograph_tune.search_file import Search
 from heliograph_tune.setting import with_settings
@@ -102,6 +103,13 @@ def promote(folder: RunFolder, report: Report, against: Path | None = None) -> P
             f"no trial of {folder.path} is better than the configuration as it stands "
             f"({winner.mean:.4f} on validation); there is nothing to promote: widen the space, or "
             "give the search more trials"
+        )
+    goal = search.settings.goal
+    if not keeps(goal, winner.metrics):
+        told = ", ".join(f"{name} {winner.metrics[name]:.4g}" for name in goal)
+        raise InputError(
+            f"no trial of {folder.path} keeps the goal, {said(goal)}; trial {winner.number} comes "
+            f"nearest ({told}): widen the space, or ask for less"
         )
     settings = record.asked[winner.number].settings
     before = against or folder.config

@@ -15,12 +15,14 @@ from heliograph.config_file import dump_config
 from heliograph.report.charts import Bar, Group, grouped_bars
 from heliograph.report.layout import Cell, Table
 from heliograph.workspace import InputError
+from heliograph_tune.goal import keeps, said
 from heliograph_tune.importance import importance_of
-from heliograph_tune.progress import as_text
+from heliograph_tune.pareto import front
+from heliograph_tune.progress import as_text, figure
 from heliograph_tune.records import Record
 from heliograph_tune.report_charts import best_by_trial, learning_curves, parameters, pareto
 from heliograph_tune.run_folder import RunFolder
-from heliograph_tune.search_file import Search
+from heliograph_tune.search_file import Search, SearchConfig
 from heliograph_tune.setting import with_settings
 from heliograph_tune.standings import Standing, standings
 from heliograph_tune.table import write_trials
@@ -77,6 +79,7 @@ def render(search: Search, record: Record, name: str) -> str:
         parameters=parameters(search, record, ranked[0].number),
         importance=importance_chart(importance_of(search, record)),
         pareto=pareto(search, record),
+        front_table=front_table(search, record, ranked[0].number),
         trials=trials_table(search, record),
         config=dump_config(with_settings(search.config, record.asked[ranked[0].number].settings)),
     )
@@ -84,22 +87,60 @@ def render(search: Search, record: Record, name: str) -> str:
 
 def verdict(search: Search, record: Record, ranked: list[Standing]) -> list[str]:
     """Say who has won, and how sure that is."""
-    objective, best = search.settings.objectives[0], ranked[0]
+    settings, best = search.settings, ranked[0]
+    objective = settings.objectives[0]
     as_it_stands = next((found for found in ranked if found.is_baseline), None)
     how = f"a mean {objective} of {best.mean:.4f} over {len(best.repeated)} other seeds"
     if not best.repeated:
         how = f"a {objective} of {best.score:.4f}, in one run that was not repeated"
+    if not keeps(settings.goal, best.metrics):
+        return [
+            f"No trial keeps the goal, {said(settings.goal)}. Nearest comes trial {best.number}: "
+            f"{served(settings, best)}."
+        ]
     if best.is_baseline:
         return [f"Nothing was better than the configuration as it stands, with {how}."]
     sentences = [f"Trial {best.number} is the best, with {how}."]
+    if settings.goal:
+        sentences[0] = (
+            f"Trial {best.number} is recommended: the best of those that keep the goal, "
+            f"{said(settings.goal)}. It has {served(settings, best)}."
+        )
     if as_it_stands is not None:
-        against = f"The configuration as it stands has {as_it_stands.mean:.4f}, judged the same way"
-        sentences.append(f"{against}.")
+        has = served(settings, as_it_stands) if settings.goal else f"{as_it_stands.mean:.4f}"
+        sentences.append(f"The configuration as it stands has {has}, judged the same way.")
     sentences.append(
         f"It differs in {as_text(record.asked[best.number].settings)}. All of this is on "
         "validation items; what it is worth on test items only heliograph tune promote can tell."
     )
     return sentences
+
+
+def served(settings: SearchConfig, standing: Standing) -> str:
+    """Say what a configuration came to in every objective."""
+    return ", ".join(f"{name} {figure(standing.metrics[name])}" for name in settings.objectives)
+
+
+def front_table(search: Search, record: Record, recommended: int) -> Table | None:
+    """Lay out the trials that no other beats in every objective, where there are several."""
+    objectives = search.settings.objectives
+    if len(objectives) < 2:
+        return None
+    rows = []
+    for number in front(search, record, len(objectives)):
+        metrics, settings = record.finished[number].metrics, record.asked[number].settings
+        is_best = number == recommended
+        name = "as it stands" if number == BASELINE else f"{number}"
+        rows.append(
+            [
+                Cell(f"{name}, the best" if is_best else name, words=True),
+                *(Cell(figure(metrics[objective]), best=is_best) for objective in objectives),
+                Cell(as_text(settings), words=True),
+            ]
+        )
+    return Table(
+        "The Pareto front, by the first objective", ["trial", *objectives, "settings"], rows
+    )
 
 
 def standing_table(search: Search, record: Record, ranked: list[Standing]) -> Table:
@@ -142,7 +183,7 @@ def trials_table(search: Search, record: Record) -> Table:
         rows.append(
             [
                 Cell(number, words=True),
-                *(Cell("" if score is None else f"{score:.4f}") for score in scores),
+                *(Cell("" if score is None else figure(score)) for score in scores),
                 Cell(f"{len(end.steps) or ''}"),
                 Cell(f"{end.seconds:.1f}"),
                 Cell(as_text(asked.settings), words=True),

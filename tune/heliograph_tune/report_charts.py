@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from heliograph_tune.charts import Axis, Line, dots, height_of, lines, parallel
 from heliograph_tune.distributions import Choice, Distribution, Integer, LogUniform
-from heliograph_tune.pareto import pareto_front
+from heliograph_tune.pareto import front, scored
 from heliograph_tune.progress import as_text, short
 from heliograph_tune.records import Record
 from heliograph_tune.search_file import BY_EPOCH, Search, is_minimised
@@ -85,21 +84,14 @@ def parameters(search: Search, record: Record, winner: int) -> Markup | None:
 def pareto(search: Search, record: Record) -> Markup | None:
     """Draw the first two objectives against each other, where there are several."""
     objectives = search.settings.objectives
-    if len(objectives) < 2:
+    found = scored(search, record)
+    if len(objectives) < 2 or not found:
         return None
-    found: list[tuple[int, list[float]]] = []
-    for asked in record.of("search"):
-        values = [record.score(asked.number, objective) for objective in objectives]
-        if None not in values:
-            found.append((asked.number, [value for value in values if value is not None]))
-    if not found:
-        return None
-    minimised = np.array([is_minimised(objective) for objective in objectives])
-    front = pareto_front(np.array([values for _, values in found]), minimised)
-    points = [(values[0], values[1]) for _, values in found]
-    ordered = sorted(map(int, front), key=lambda place: points[place])
-    label = f"{objectives[0]} against {objectives[1]}: {len(front)} trials that none beats in all"
-    names = [f"trial {number}: {as_text(record.asked[number].settings)}" for number, _ in found]
+    points = [(values[0], values[1]) for values in found.values()]
+    best = [list(found).index(number) for number in front(search, record, 2)]
+    ordered = sorted(best, key=lambda place: points[place])
+    label = f"{objectives[0]} against {objectives[1]}: {len(best)} trials that none beats in both"
+    names = [f"trial {number}: {as_text(record.asked[number].settings)}" for number in found]
     return dots(points, names, ordered, label, objectives[0], objectives[1])
 
 

@@ -6,6 +6,7 @@ inputs.json      hashes of the data and models that the trials saw
 journal.jsonl    what happened, a line at a time
 trials.parquet   the same as a table
 checkpoints/     of trials at work
+bundles/         what trials of the running graph serve
 promoted/        what `promote` built
 """
 
@@ -61,6 +62,11 @@ class RunFolder:
     def best(self) -> Path:
         """The configuration that won."""
         return self.path / "best.yaml"
+
+    @property
+    def bundles(self) -> Path:
+        """What trials of the running graph serve, and the events that they would keep."""
+        return self.path / "bundles"
 
     @property
     def promoted(self) -> Path:

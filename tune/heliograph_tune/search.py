@@ -77,8 +77,10 @@ def run_search(search: Search, folder: RunFolder, report: BuildReport, watch: Wa
         if (record := folder.record()).is_complete:
             return record
         with ray_cluster(), room_on_disk(folder.path):
-            concurrency_of(search.settings.budget)  # refused before models are fitted for it
-            return run_prepared(search, folder, prepare(search, report), watch)
+            concurrency_of(search.settings)  # refused before models are fitted for it
+            prepared = prepare(search, folder, report)
+            with prepared.surroundings():
+                return run_prepared(search, folder, prepared, watch)
 
 
 def run_prepared(search: Search, folder: RunFolder, prepared: Prepared, watch: Watch) -> Record:

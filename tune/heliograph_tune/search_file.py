@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -16,8 +16,9 @@ from heliograph.evaluation import METRICS
 from heliograph_tune.distributions import Distribution
 from heliograph_tune.space import Space, check_space
 
-Searched = Literal["als", "text", "transitions", "item_lm", "pipeline"]
-"""What a search can be over: one model, or the pipeline on top of fitted models."""
+Searched = Literal["als", "text", "transitions", "item_lm", "pipeline", "serving"]
+"""What a search can be over: one model, the pipeline on top of fitted models, or the running graph.
+"""
 
 READS: dict[Searched, tuple[str, ...]] = {
     "als": ("models.als",),
@@ -25,8 +26,22 @@ READS: dict[Searched, tuple[str, ...]] = {
     "transitions": ("models.transitions",),
     "item_lm": ("models.item_lm", "train"),
     "pipeline": ("candidates", "ranking"),
+    "serving": (
+        "candidates.count",
+        "candidates.depth",
+        "serve.deadline_ms",
+        "serve.max_batch_size",
+        "serve.kv_cache_mb",
+        "serve.engine",
+        "serve.engine_threads",
+        "serve.rules",
+        "serve.limits.under_way",
+        "serve.recommend.max_replicas",
+        "serve.retrieve.max_replicas",
+        "serve.rank.max_replicas",
+    ),
 }
-"""The sections of the configuration that decide the outcome of each."""
+"""The parts of the configuration that decide the outcome of each."""
 
 BY_EPOCH = "ndcg@10"
 """The metric that training of the item LM reports after each epoch."""
@@ -39,7 +54,11 @@ DEEPEST = 100
 
 LISTS = ("coverage", "gini")
 SECONDS = "seconds"
-MINIMISED = ("gini", SECONDS)
+SERVED = ("p50_ms", "p95_ms", "p99_ms", "requests_per_s", "failed", "generative", "cost")
+"""What only the running graph can tell: latencies, the rate of answers, the shares of requests
+without one and of answers of the generative tier, and processor seconds for a thousand answers."""
+
+MINIMISED = ("gini", SECONDS, "p50_ms", "p95_ms", "p99_ms", "failed", "cost")
 """Objectives of which less is better; of all others more is."""
 
 
@@ -86,6 +105,19 @@ class Repeat(Config):
     """Each configuration is run with so many other seeds; their mean decides."""
 
 
+class LoadConfig(Config):
+    """Who asks the graph in each trial of a serving search."""
+
+    users: int = Field(default=500, ge=1)
+    """Of the validation users, a random sample (seeded) of so many: all trials ask the same."""
+
+    clients: int = Field(default=16, ge=1)
+    """Requests under way at the same time; each client asks again when it has its answer."""
+
+    seconds: float = Field(default=10, gt=0)
+    """Measured for so long, and longer until every user has been asked once."""
+
+
 class SearchConfig(Config):
     """One search."""
 
@@ -109,6 +141,10 @@ class SearchConfig(Config):
     """null: asha for the item LM, which reports each epoch, fifo for all else."""
 
     asha: Asha = Asha()
+    load: LoadConfig = LoadConfig()
+    goal: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Objective -> bound, such as `p95_ms: 50`: the best trial is one that keeps all of them."""
+
     seed: int = 1
     """Of the searcher; trials have the seed of the configuration."""
 
@@ -138,6 +174,36 @@ class SearchConfig(Config):
                 f"objectives are {', '.join(self.objectives)}; use scheduler: fifo"
             )
         return self
+
+    @model_validator(mode="after")
+    def _only_the_graph_is_asked(self) -> Self:
+        served = [name for name in self.objectives if name in SERVED]
+        if self.search == "serving":
+            return self
+        if served or self.load != LoadConfig():
+            raise ValueError(
+                f"{'objective ' + served[0] if served else 'load'} needs the running graph; use "
+                "search: serving, or take it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _goals_are_objectives(self) -> Self:
+        odd = [name for name in self.goal if name not in self.objectives]
+        if odd:
+            raise ValueError(
+                f"goal names {odd[0]}, which is no objective here; add it to the objectives: "
+                f"{', '.join(self.objectives)}"
+            )
+        return self
+
+    @property
+    def at_once(self) -> int | None:
+        """How many trials run at once; None: as many as there is room for.
+
+        Trials of the graph would measure each other.
+        """
+        return 1 if self.search == "serving" else self.budget.concurrency
 
     @property
     def uses_asha(self) -> bool:
@@ -193,11 +259,11 @@ def cutoffs(objectives: Sequence[str]) -> tuple[int, ...]:
 
 def _check_objective(objective: str) -> None:
     name, _, k = objective.partition("@")
-    if objective == SECONDS:
+    if objective == SECONDS or objective in SERVED:
         return
     names = (*METRICS, *LISTS)
     if name not in names or not re.fullmatch(r"[1-9]\d*", k) or int(k) > DEEPEST:
         raise ValueError(
-            f"{objective!r} is no objective; take {SECONDS}, or one of {', '.join(names)} with a "
-            f"cut-off up to {DEEPEST}, such as {BY_EPOCH}"
+            f"{objective!r} is no objective; take {SECONDS}, of the graph {', '.join(SERVED)}, or "
+            f"one of {', '.join(names)} with a cut-off up to {DEEPEST}, such as {BY_EPOCH}"
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from heliograph_tune.goal import is_judged, merit
 from heliograph_tune.records import Record
-from heliograph_tune.search_file import Search, is_minimised
+from heliograph_tune.search_file import Search
 from heliograph_tune.trials_to_run import BASELINE, by_score, to_repeat
 
 
@@ -22,9 +24,12 @@ class Standing:
     repeated: tuple[float, ...]
     """The same with other seeds."""
 
+    metrics: Mapping[str, float]
+    """What decides: the mean of each metric over the repetitions, where there are any."""
+
     @property
     def mean(self) -> float:
-        """What decides: the mean of the repetitions, where there are any."""
+        """The mean of the first objective over the repetitions, where there are any."""
         return sum(self.repeated) / len(self.repeated) if self.repeated else self.score
 
     @property
@@ -35,17 +40,40 @@ class Standing:
 
 def standings(search: Search, record: Record) -> list[Standing]:
     """Return the configurations that may be promoted, the winner first."""
-    objective = search.settings.objectives[0]
-    found = []
-    for number in to_repeat(search, record) or by_score(search, record):
-        score = record.score(number, objective)
-        repeated = [
-            value
-            for other, asked in record.asked.items()
-            if asked.repeats == number and (value := record.score(other, objective)) is not None
-        ]
-        if score is not None:
-            found.append(Standing(number, score, tuple(repeated)))
+    found = [
+        standing_of(search, record, number)
+        for number in to_repeat(search, record) or by_score(search, record)
+        if record.score(number, search.settings.objectives[0]) is not None
+    ]
     judged = [standing for standing in found if standing.repeated] or found
-    sign = 1 if is_minimised(objective) else -1
-    return sorted(judged, key=lambda standing: (sign * standing.mean, standing.number))
+    return sorted(
+        judged, key=lambda standing: (merit(search.settings, standing.metrics), standing.number)
+    )
+
+
+def standing_of(search: Search, record: Record, number: int) -> Standing:
+    """Put together what is known of a configuration that has been judged."""
+    objective, metrics = search.settings.objectives[0], record.finished[number].metrics
+    again = [
+        record.finished[other].metrics
+        for other, asked in record.asked.items()
+        if asked.repeats == number
+        and other in record.finished
+        and record.finished[other].state != "failed"
+        and is_judged(search.settings, record.finished[other].metrics)
+    ]
+    return Standing(
+        number,
+        metrics[objective],
+        tuple(one[objective] for one in again),
+        _means(again) if again else metrics,
+    )
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric that every row has."""
+    return {
+        name: sum(row[name] for row in rows) / len(rows)
+        for name in rows[0]
+        if all(name in row for row in rows)
+    }

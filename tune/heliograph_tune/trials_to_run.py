@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from heliograph.config_file import ConfigError
+from heliograph_tune.goal import is_judged, merit
 from heliograph_tune.proposer import Proposer
 from heliograph_tune.records import Asked, Event, Finished, Record, State, key_of
-from heliograph_tune.search_file import Search, is_minimised
+from heliograph_tune.search_file import Search
 from heliograph_tune.setting import with_settings
 from heliograph_tune.version import code_version
 
@@ -73,20 +74,19 @@ def to_repeat(search: Search, record: Record) -> list[int]:
 
 
 def by_score(search: Search, record: Record) -> list[int]:
-    """Return the trials of the search by their first objective, the best one first.
+    """Return the trials of the search by their merit, the best one first.
 
     One of each configuration; none that its scheduler has stopped, since it was not judged like the
     others. What time has cut counts as far as it came.
     """
-    objective = search.settings.objectives[0]
-    scores = {
-        asked.number: score
+    settings = search.settings
+    merits = {
+        asked.number: merit(settings, metrics)
         for asked in record.of("search")
         if record.finished[asked.number].state in ("done", "cut")
-        and (score := record.score(asked.number, objective)) is not None
+        and is_judged(settings, metrics := record.finished[asked.number].metrics)
     }
-    sign = 1 if is_minimised(objective) else -1
-    return sorted(scores, key=lambda number: (sign * scores[number], number))
+    return sorted(merits, key=lambda number: (merits[number], number))
 
 
 def _next(search: Search, number: int, proposer: Proposer) -> Asked:

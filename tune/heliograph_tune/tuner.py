@@ -15,7 +15,7 @@ from ray.tune.schedulers import TrialScheduler
 from heliograph.workspace import InputError
 from heliograph_tune.ray_searcher import Limit, RaySearcher
 from heliograph_tune.records import Asked, Finished, Step
-from heliograph_tune.search_file import Budget
+from heliograph_tune.search_file import SearchConfig
 from heliograph_tune.worker import Task, run_trial
 
 MAX_FAILURES = 3
@@ -71,7 +71,7 @@ def run_trials(
                 search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=-1,
-                max_concurrent_trials=concurrency_of(budget),
+                max_concurrent_trials=concurrency_of(task.settings),
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
@@ -88,22 +88,22 @@ def run_trials(
     searcher.cut()
 
 
-def concurrency_of(budget: Budget) -> int:
+def concurrency_of(settings: SearchConfig) -> int:
     """Return how many trials run at once.
 
     Raises:
         InputError: The cluster has no room for one trial, or for as many as are asked for.
     """
-    there = ray.cluster_resources()
+    budget, there = settings.budget, ray.cluster_resources()
     cpus, gpus = there.get("CPU", 0.0), there.get("GPU", 0.0)
     rooms = [int(cpus / budget.cpus)]
     if budget.gpus:
         rooms.append(int(gpus / budget.gpus))
-    room, wanted = min(rooms), budget.concurrency or 1
+    room, wanted = min(rooms), settings.at_once or 1
     if room < wanted:
         raise InputError(
             f"{wanted} trials at once, of {budget.cpus:g} CPUs and {budget.gpus:g} GPUs each, do "
             f"not fit into the Ray cluster of {cpus:g} CPUs and {gpus:g} GPUs; lower "
             "budget.concurrency, budget.cpus or budget.gpus, or enlarge the cluster"
         )
-    return budget.concurrency or room
+    return settings.at_once or room
