@@ -18,6 +18,7 @@ from heliograph.load import HUNG_UP, OK, Answer, LoadError
 from heliograph.workspace import InputError
 from heliograph_tune.goal import keeps, merit, said
 from heliograph_tune.pareto import front
+from heliograph_tune.progress import outcome
 from heliograph_tune.promote import promote
 from heliograph_tune.records import Asked, Event, Journal, Over, Record
 from heliograph_tune.report import front_table, verdict
@@ -220,3 +221,16 @@ def test_a_trial_is_measured_on_this_machine_with_all_replicas_and_an_empty_stor
     )
     assert measured.limits.requests_per_s is None
     assert (measured.rank.min_replicas, measured.rank.max_replicas) == (3, 3)
+
+
+def test_the_command_line_says_what_is_recommended_or_how_far_it_is(tmp_path: Path) -> None:
+    record = record_of(*POINTS)
+    kept = list(outcome(serving(tmp_path), record, tmp_path))
+    assert kept[1:] == [
+        "recommended: trial 2, ndcg@10 0.2500, p95_ms 45, requests_per_s 300",
+        f"heliograph tune promote {tmp_path}",
+    ]
+    missed = list(outcome(serving(tmp_path, goal={"p95_ms": 10}), record, tmp_path))
+    assert "nearest comes trial 1, ndcg@10 0.2000, p95_ms 20" in missed[-1]
+    baseline = list(outcome(serving(tmp_path, goal={"p95_ms": 90}), record, tmp_path))
+    assert baseline[-1] == "nothing was better than the configuration as it stands"

@@ -12,10 +12,10 @@ import pytest
 
 from heliograph.config import HeliographConfig
 from heliograph.workspace import InputError
+from heliograph_tune.loggers import PACKAGES, require_loggers, write_trial
 from heliograph_tune.records import Asked, Event, Journal, Over, Record, read_journal
 from heliograph_tune.run_folder import create_run, locked, newest_run, room_on_disk
 from heliograph_tune.table import TRIALS_FILE, write_trials
-from heliograph_tune.tensorboard import write_events
 from searches import ended, make_search, search_content, steps, write_config, write_search
 
 
@@ -87,7 +87,8 @@ def test_the_table_has_a_row_a_trial_with_its_full_configuration(tmp_path: Path)
 
 def test_tensorboard_is_given_curves_and_settings(tmp_path: Path) -> None:
     trial = asked(3, **{"models.als.factors": 9, "train.precision": "float32"})
-    write_events(tmp_path, trial, ended(trial, 0.5, steps=steps(0.4, 0.5)))
+    require_loggers(["tensorboard"])
+    write_trial("tensorboard", tmp_path, trial, ended(trial, 0.5, steps=steps(0.4, 0.5)))
     curves, settings = (
         b"".join(file.read_bytes() for file in (tmp_path / "tensorboard" / place).glob("events*"))
         for place in ("00003", "00003/settings")
@@ -95,6 +96,30 @@ def test_tensorboard_is_given_curves_and_settings(tmp_path: Path) -> None:
     assert b"loss" in curves
     assert b"models.als.factors" in settings
     assert b"float32" in settings
+
+
+def test_mlflow_is_given_curves_and_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    trial = asked(3, **{"models.als.factors": 9})
+    run = tmp_path / "als-1"
+    run.mkdir()
+    write_trial("mlflow", run, trial, ended(trial, 0.5, steps=steps(0.4, 0.5)))
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{run}/mlflow/mlflow.db")
+    experiment = client.get_experiment_by_name("als-1")
+    (written,) = client.search_runs([experiment.experiment_id])
+    assert written.data.params["models.als.factors"] == "9"
+    assert written.data.metrics["ndcg_at_10"] == 0.5
+    curve = client.get_metric_history(written.info.run_id, "ndcg_at_10")
+    assert [point.value for point in curve] == [0.4, 0.5, 0.5]
+
+
+def test_a_logger_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PACKAGES, "mlflow", "a_package_that_nobody_has")
+    with pytest.raises(InputError, match=r"not installed; pip install 'heliograph\[mlflow\]'"):
+        require_loggers(["tensorboard", "mlflow"])
 
 
 def test_runs_of_a_search_are_numbered(tmp_path: Path) -> None:

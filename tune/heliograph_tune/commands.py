@@ -56,11 +56,10 @@ def search_command(
     Example: heliograph tune tune/movielens-item-lm.yaml --resume
     """
     from heliograph.display import StageProgress
-    from heliograph_tune.progress import SearchProgress, best_table
+    from heliograph_tune.progress import SearchProgress, best_table, outcome
     from heliograph_tune.run_folder import create_run, newest_run
     from heliograph_tune.search import run_search
     from heliograph_tune.search_file import load_search
-    from heliograph_tune.standings import standings
 
     loaded = load_search(search)
     folder = newest_run(loaded) if resume else create_run(loaded)
@@ -76,11 +75,8 @@ def search_command(
         console.print(f"stopped; go on with: heliograph tune {escape(str(search))} --resume")
         raise typer.Exit(INTERRUPTED) from None
     console.print(best_table(loaded, record))
-    console.print(f"heliograph tune report {escape(str(folder.path))}", soft_wrap=True)
-    if standings(loaded, record)[0].is_baseline:
-        console.print("nothing was better than the configuration as it stands")
-    else:
-        console.print(f"heliograph tune promote {escape(str(folder.path))}", soft_wrap=True)
+    for line in outcome(loaded, record, folder.path):
+        console.print(escape(line), soft_wrap=True)
 
 
 @tune.command("report")
@@ -89,6 +85,8 @@ def report_command(
     out: Annotated[Path | None, typer.Option(help="HTML file; default: RUN/report.html.")] = None,
 ) -> None:
     """Write one HTML page: learning curves, what mattered, the Pareto front, every trial.
+
+    Of a search with a goal it names the trial that is recommended.
 
     Example: heliograph tune report examples/movielens/workspace/searches/item-lm-1
     """

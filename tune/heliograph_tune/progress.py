@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,8 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from heliograph_tune.goal import keeps, said
 from heliograph_tune.records import Asked, Finished, Record, Step
-from heliograph_tune.search_file import Search
+from heliograph_tune.search_file import Search, SearchConfig
 from heliograph_tune.standings import standings
 from heliograph_tune.trials_to_run import BASELINE, by_score
 
@@ -134,6 +137,27 @@ def as_text(settings: dict[str, Any]) -> str:
     return ", ".join(f"{path}={short(value)}" for path, value in settings.items()) or "nothing"
 
 
+def outcome(search: Search, record: Record, run: Path) -> Iterator[str]:
+    """Say what a search that has ended came to, and what can be done next."""
+    goal, winner = search.settings.goal, standings(search, record)[0]
+    yield f"heliograph tune report {run}"
+    if goal:
+        came = f"trial {winner.number}, {reached(search.settings, winner.metrics)}"
+        if not keeps(goal, winner.metrics):
+            yield f"no trial keeps the goal, {said(goal)}; nearest comes {came}"
+            return
+        yield f"recommended: {came}"
+    if winner.is_baseline:
+        yield "nothing was better than the configuration as it stands"
+    else:
+        yield f"heliograph tune promote {run}"
+
+
+def reached(settings: SearchConfig, metrics: Mapping[str, float]) -> str:
+    """Say what a configuration came to in every objective."""
+    return ", ".join(f"{name} {figure(metrics[name])}" for name in settings.objectives)
+
+
 def figure(value: float) -> str:
     """Say a metric: four decimals of what lies between 0 and 1, four digits of all else."""
     return f"{value:.4f}" if abs(value) <= 1 else f"{value:.4g}"
@@ -153,7 +177,7 @@ def promotion_table(promotion: Promotion) -> Table:
     """Lay out what a promotion came to."""
     found = promotion.difference
     title = f"Test NDCG@10 of {found.users:,} users, as served"
-    table = Table(title=title, caption=_verdict(found))
+    table = Table(title=title, caption=f"{_verdict(found)}{_measured(promotion)}")
     table.add_column("", overflow="fold")
     for column in ("NDCG@10", "difference (95 %)", "p"):
         table.add_column(column, justify="right")
@@ -163,6 +187,16 @@ def promotion_table(promotion: Promotion) -> Table:
     name = f"trial {promotion.trial}: {as_text(_by_last_name(promotion.settings))}"
     table.add_row(escape(name), f"{promotion.ndcg:.4f}", interval, f"{found.p_value:.2g}")
     return table
+
+
+def _measured(promotion: Promotion) -> str:
+    """Say what else was measured on validation, a line an objective."""
+    before = promotion.reached_before
+    return "".join(
+        f"\n{name} in trials: {figure(value)}"
+        + (f", as it stands {figure(before[name])}" if name in before else "")
+        for name, value in promotion.reached.items()
+    )
 
 
 def _verdict(found: PairedDifference) -> str:

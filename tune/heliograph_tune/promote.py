@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ from heliograph_tune.goal import keeps, said
 from heliograph_tune.run_folder import BUILDING, CONFIG_FILE, SEARCHES, RunFolder, locked
 from heliograph_tune.search_file import Search
 from heliograph_tune.setting import with_settings
-from heliograph_tune.standings import Standing, standings
+from heliograph_tune.standings import Standing, standing_of, standings
+from heliograph_tune.trials_to_run import BASELINE
 
 PROMOTION_FILE = "promotion.json"
 STAGE_FOLDERS = ("items", "events", "embeddings", "models", "index", "refit")
@@ -71,6 +72,12 @@ class Promotion:
 
     bundle: str
     """Path of the bundle."""
+
+    reached: dict[str, float] = field(default_factory=dict)
+    """Of a search with several objectives, what the winner came to in each, on validation."""
+
+    reached_before: dict[str, float] = field(default_factory=dict)
+    """The same of the configuration as it stood, if that could be judged."""
 
     @property
     def is_against_own(self) -> bool:
@@ -120,6 +127,12 @@ def promote(folder: RunFolder, report: Report, against: Path | None = None) -> P
         ray_cluster(),
     ):
         promotion = _promote(folder, search, winner, settings, before, report)
+    if len(search.settings.objectives) > 1:
+        promotion = replace(
+            promotion,
+            reached=_in_objectives(search, winner.metrics),
+            reached_before=_in_objectives(search, standing_of(search, record, BASELINE).metrics),
+        )
     write_json(file, asdict(promotion))
     return promotion
 
@@ -148,6 +161,10 @@ def _promote(
         config=str(folder.best),
         bundle=str(bundle),
     )
+
+
+def _in_objectives(search: Search, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: metrics[name] for name in search.settings.objectives if name in metrics}
 
 
 def _test_values(config: HeliographConfig, report: Report) -> tuple[NDArray[np.float64], Path]:

@@ -18,11 +18,11 @@ from heliograph.workspace import InputError
 from heliograph_tune.goal import keeps, said
 from heliograph_tune.importance import importance_of
 from heliograph_tune.pareto import front
-from heliograph_tune.progress import as_text, figure
+from heliograph_tune.progress import as_text, figure, reached
 from heliograph_tune.records import Record
 from heliograph_tune.report_charts import best_by_trial, learning_curves, parameters, pareto
 from heliograph_tune.run_folder import RunFolder
-from heliograph_tune.search_file import Search, SearchConfig
+from heliograph_tune.search_file import Search
 from heliograph_tune.setting import with_settings
 from heliograph_tune.standings import Standing, standings
 from heliograph_tune.table import write_trials
@@ -96,7 +96,7 @@ def verdict(search: Search, record: Record, ranked: list[Standing]) -> list[str]
     if not keeps(settings.goal, best.metrics):
         return [
             f"No trial keeps the goal, {said(settings.goal)}. Nearest comes trial {best.number}: "
-            f"{served(settings, best)}."
+            f"{reached(settings, best.metrics)}."
         ]
     if best.is_baseline:
         return [f"Nothing was better than the configuration as it stands, with {how}."]
@@ -104,21 +104,18 @@ def verdict(search: Search, record: Record, ranked: list[Standing]) -> list[str]
     if settings.goal:
         sentences[0] = (
             f"Trial {best.number} is recommended: the best of those that keep the goal, "
-            f"{said(settings.goal)}. It has {served(settings, best)}."
+            f"{said(settings.goal)}. It has {reached(settings, best.metrics)}."
         )
     if as_it_stands is not None:
-        has = served(settings, as_it_stands) if settings.goal else f"{as_it_stands.mean:.4f}"
+        has = (
+            reached(settings, as_it_stands.metrics) if settings.goal else f"{as_it_stands.mean:.4f}"
+        )
         sentences.append(f"The configuration as it stands has {has}, judged the same way.")
     sentences.append(
         f"It differs in {as_text(record.asked[best.number].settings)}. All of this is on "
         "validation items; what it is worth on test items only heliograph tune promote can tell."
     )
     return sentences
-
-
-def served(settings: SearchConfig, standing: Standing) -> str:
-    """Say what a configuration came to in every objective."""
-    return ", ".join(f"{name} {figure(standing.metrics[name])}" for name in settings.objectives)
 
 
 def front_table(search: Search, record: Record, recommended: int) -> Table | None:

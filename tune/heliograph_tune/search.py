@@ -16,6 +16,7 @@ from heliograph.cluster import ray_cluster
 from heliograph.config_file import dump_config
 from heliograph.stages import Report as BuildReport
 from heliograph.workspace import InputError
+from heliograph_tune.loggers import require_loggers, write_trial
 from heliograph_tune.prepare import Prepared, prepare
 from heliograph_tune.proposer import Proposer
 from heliograph_tune.records import Asked, Event, Finished, Journal, Over, Record, Step
@@ -25,7 +26,6 @@ from heliograph_tune.search_file import Search
 from heliograph_tune.setting import with_settings
 from heliograph_tune.standings import standings
 from heliograph_tune.table import write_trials
-from heliograph_tune.tensorboard import write_events
 from heliograph_tune.trials_to_run import by_score, repeat_trials, search_trials
 from heliograph_tune.tuner import concurrency_of, run_trials
 from heliograph_tune.worker import Task
@@ -50,9 +50,8 @@ class Sitting:
         self.record.note(event)
         if isinstance(event, Finished):
             shutil.rmtree(self.folder.checkpoint(event.number), ignore_errors=True)
-            if self.search.settings.tensorboard:
-                with suppress(OSError):  # of a full disk; the journal has it, and it came first
-                    write_events(self.folder.path, self.record.asked[event.number], event)
+            for logger in self.search.settings.loggers:
+                write_trial(logger, self.folder.path, self.record.asked[event.number], event)
         if not isinstance(event, Over):
             self.watch(event.number, event)
 
@@ -71,8 +70,10 @@ def run_search(search: Search, folder: RunFolder, report: BuildReport, watch: Wa
 
     Raises:
         InputError: Somebody else is at work in the folder, the data has changed, a trial does not
-            fit into the cluster, the disk is full, or every trial has failed.
+            fit into the cluster, the disk is full, the package of a logger is missing, or every
+            trial has failed.
     """
+    require_loggers(search.settings.loggers)
     with locked(folder.path / "lock", "searching"):
         if (record := folder.record()).is_complete:
             return record

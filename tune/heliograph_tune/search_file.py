@@ -62,6 +62,9 @@ MINIMISED = ("gini", SECONDS, "p50_ms", "p95_ms", "p99_ms", "failed", "cost")
 """Objectives of which less is better; of all others more is."""
 
 
+Logger = Literal["tensorboard", "mlflow"]
+
+
 class Budget(Config):
     """What a search may spend; it ends with whichever comes first."""
 
@@ -152,8 +155,8 @@ class SearchConfig(Config):
     warm_start: Path | None = None
     """Folder of an earlier run of the same objectives, whose trials the searcher knows."""
 
-    tensorboard: bool = False
-    """Whether each trial that ends is written for TensorBoard too."""
+    loggers: tuple[Logger, ...] = ()
+    """Who is told of each trial that ends, besides the run's own files."""
 
     @field_validator("objectives")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,7 +53,7 @@ def standings(search: Search, record: Record) -> list[Standing]:
 
 
 def standing_of(search: Search, record: Record, number: int) -> Standing:
-    """Put together what is known of a configuration that has been judged."""
+    """Put together what is known of a configuration that was run, whether it was judged or not."""
     objective, metrics = search.settings.objectives[0], record.finished[number].metrics
     again = [
         record.finished[other].metrics
@@ -64,7 +65,7 @@ def standing_of(search: Search, record: Record, number: int) -> Standing:
     ]
     return Standing(
         number,
-        metrics[objective],
+        metrics.get(objective, math.nan),
         tuple(one[objective] for one in again),
         _means(again) if again else metrics,
     )
