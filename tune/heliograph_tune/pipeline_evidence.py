@@ -84,14 +84,15 @@ class PipelineEvidence:
 
     def where(self, kept: NDArray[np.bool_]) -> PipelineEvidence:
         """Keep some of each user's items, by (users, items) true, in as few columns as need be."""
-        kept = kept & (self.items != NO_ITEM)
-        width = int(kept.sum(axis=1).max(initial=0))
-        order = np.argsort(~kept, axis=1, kind="stable")[:, :width]
-        is_open = ~np.take_along_axis(kept, order, axis=1)
+        rows, columns = np.nonzero(kept & (self.items != NO_ITEM))
+        counts = np.bincount(rows, minlength=len(self.items))
+        starts = np.cumsum(counts) - counts
+        here = np.arange(len(rows)) - np.repeat(starts, counts)
+        shape = (len(counts), int(counts.max(initial=0)))
 
         def packed(values: NDArray[Any], filler: float) -> NDArray[Any]:
-            found = np.take_along_axis(values, order, axis=1)
-            found[is_open] = filler
+            found = np.full(shape, filler, values.dtype)
+            found[rows, here] = values[rows, columns]
             return found
 
         return replace(

@@ -64,21 +64,17 @@ def rank_items(
     histories = [np.empty(length, np.int32) for length in known.lengths]  # only lengths count
     count = config.candidates.count
     kept = max(count, k)
-    depth = max(config.candidates.depth, kept)
+    proposed = known.proposed(max(config.candidates.depth, kept), item_lm=False)
     own = known.places[PROPOSERS.index("item_lm")] < k
-    known = known.where(known.proposed(depth, item_lm=False) | own)
-    proposed = known.proposed(depth, item_lm=False)
-    beside = _weighed(known, blend.weights(histories))
-    beside[~proposed] = -np.inf
-    order = np.argsort(-beside, axis=1, kind="stable")[:, :kept]
-    chosen = np.zeros(proposed.shape, bool)
-    np.put_along_axis(chosen, order, True, axis=1)
-    chosen &= proposed
-    scores = known.log_probabilities + above_last(np.where(chosen, beside, -np.inf), count)
+    beside = np.where(proposed, _weighed(known, blend.weights(histories)), -np.inf)
+    chosen = _best(beside, kept)
+    above = above_last(np.where(chosen, beside, -np.inf), count)
+    scores = np.where(proposed | own, known.log_probabilities + above, -np.inf)
     asked = blend.asks_item_lm(histories)
-    alone = _weighed(known, blend.alone(histories))
-    alone[~chosen] = -np.inf
-    return _first(known.items, np.where(asked[:, None], scores, alone), k)
+    if not asked.all():
+        alone = np.where(chosen, _weighed(known, blend.alone(histories)), -np.inf)
+        scores = np.where(asked[:, None], scores, alone)
+    return _first(known.items, scores, k)
 
 
 def _parts(
@@ -100,11 +96,26 @@ def _weighed(known: PipelineEvidence, weights: NDArray[np.float32]) -> NDArray[n
     return total
 
 
+def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
+    """Return (users, items) whether an item is among the k highest of its user.
+
+    Of equal scores the first ones are; -inf never is.
+    """
+    if k >= scores.shape[1]:
+        return np.asarray(scores > -np.inf)
+    floor = np.sort(scores, axis=1)[:, -k, None]  # faster than a partition where many are equal
+    above = scores > floor
+    equal = (scores == floor) & (floor > -np.inf)
+    room = k - np.count_nonzero(above, axis=1)
+    return np.asarray(above | (equal & (np.cumsum(equal, axis=1) <= room[:, None])))
+
+
 def _first(items: NDArray[np.int32], scores: NDArray[np.float32], k: int) -> NDArray[np.int32]:
     """Return (users, k) items of the highest scores, -1 where fewer have any."""
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    ranked = np.take_along_axis(items, order, axis=1)
-    ranked[np.take_along_axis(scores, order, axis=1) == -np.inf] = NO_ITEM
+    users, places = np.nonzero(_best(scores, k))
+    order = np.lexsort((-scores[users, places], users))  # stable: equal ones by item
+    counts = np.bincount(users, minlength=len(items))
+    ranks = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
     ranking = np.full((len(items), k), NO_ITEM, np.int32)
-    ranking[:, : ranked.shape[1]] = ranked
+    ranking[users, ranks] = items[users[order], places[order]]
     return ranking

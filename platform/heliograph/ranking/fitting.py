@@ -30,6 +30,9 @@ FINER = (0.7, 0.85, 1.2, 1.45)
 
 PASSES = 3
 
+GAINS = ndcg(np.arange(1, K + 2), K)
+"""(K + 1,) NDCG@10 of the ranks from 1; the last one is that of all that are further down."""
+
 Weights = NDArray[np.float64]
 """(sources,) in the order of `SOURCE_NAMES`."""
 
@@ -132,6 +135,7 @@ def fit_weights(contest: Contest, start: Weights | None = None, item_lm: bool = 
     weights = np.zeros(len(SOURCE_NAMES)) if start is None else start.copy()
     spreads = [_spread(part, source) for source in range(len(SOURCE_NAMES))]
     best = float(part.ndcg(weights, item_lm).mean()) if item_lm or weights.any() else 0.0
+    scores = np.empty_like(part.log_probabilities)  # one for all: most of the time is memory's
     for _ in range(PASSES):
         before = best
         for source, name in enumerate(SOURCE_NAMES):
@@ -139,7 +143,8 @@ def fit_weights(contest: Contest, start: Weights | None = None, item_lm: bool = 
             others[source] = 0
             base = part._scores(others, item_lm)
             for value in _trials(weights[source], spreads[source], signed=name == "popularity"):
-                scores = base + np.float32(value) * part.evidence[source]
+                np.multiply(part.evidence[source], np.float32(value), out=scores)
+                scores += base
                 score = float(_ndcg(scores, part.target).mean())
                 if score > best:
                     best, weights[source] = score, value
@@ -258,9 +263,9 @@ def _spread(contest: Contest, source: int) -> float:
 
 def _ndcg(scores: NDArray[np.float32], target: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return (users,) NDCG@10 of the target; among equal scores it counts as the last."""
-    wanted = np.take_along_axis(scores, np.maximum(target, 0)[:, None], axis=1)
-    ranks = np.count_nonzero(scores >= wanted, axis=1)
-    return np.where(target >= 0, ndcg(ranks, K), 0.0)
+    wanted = scores[np.arange(len(target)), np.maximum(target, 0)]
+    ranks = np.count_nonzero(scores >= wanted[:, None], axis=1)
+    return np.where(target >= 0, GAINS[np.minimum(ranks, K + 1) - 1], 0.0)
 
 
 def _mean(values: NDArray[np.float64]) -> float:
