@@ -33,6 +33,9 @@ PASSES = 3
 GAINS = ndcg(np.arange(1, K + 2), K)
 """(K + 1,) NDCG@10 of the ranks from 1; the last one is that of all that are further down."""
 
+CELLS = 1 << 16
+"""Scores that are worked on at once: they stay in the processor's cache."""
+
 Weights = NDArray[np.float64]
 """(sources,) in the order of `SOURCE_NAMES`."""
 
@@ -135,17 +138,15 @@ def fit_weights(contest: Contest, start: Weights | None = None, item_lm: bool = 
     weights = np.zeros(len(SOURCE_NAMES)) if start is None else start.copy()
     spreads = [_spread(part, source) for source in range(len(SOURCE_NAMES))]
     best = float(part.ndcg(weights, item_lm).mean()) if item_lm or weights.any() else 0.0
-    scores = np.empty_like(part.log_probabilities)  # one for all: most of the time is memory's
     for _ in range(PASSES):
         before = best
         for source, name in enumerate(SOURCE_NAMES):
             others = weights.copy()
             others[source] = 0
             base = part._scores(others, item_lm)
-            for value in _trials(weights[source], spreads[source], signed=name == "popularity"):
-                np.multiply(part.evidence[source], np.float32(value), out=scores)
-                scores += base
-                score = float(_ndcg(scores, part.target).mean())
+            values = _trials(weights[source], spreads[source], signed=name == "popularity")
+            scores = _along(base, part.evidence[source], values, part.target)
+            for value, score in zip(values, scores, strict=True):
                 if score > best:
                     best, weights[source] = score, value
         if best == before:
@@ -261,10 +262,39 @@ def _spread(contest: Contest, source: int) -> float:
     return float(values.std()) or 1.0
 
 
+def _along(
+    base: NDArray[np.float32],
+    evidence: NDArray[np.float32],
+    values: Sequence[float],
+    target: NDArray[np.int64],
+) -> list[float]:
+    """Return the mean NDCG@10 with each value as the weight of one source.
+
+    Users are taken a few at a time, for all values: most of the time is memory's.
+
+    Args:
+        base: (users, items) scores without the source.
+        evidence: (users, items) of the source.
+        values: To be tried.
+        target: (users,) as in `Contest`.
+    """
+    found = np.empty((len(values), len(target)))
+    step = max(1, CELLS // max(1, base.shape[1]))
+    for start in range(0, len(target), step):
+        users = slice(start, start + step)
+        scores = np.empty_like(base[users])
+        for row, value in enumerate(values):
+            np.multiply(evidence[users], np.float32(value), out=scores)
+            scores += base[users]
+            found[row, users] = _ndcg(scores, target[users])
+    return [float(row.mean()) for row in found]
+
+
 def _ndcg(scores: NDArray[np.float32], target: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return (users,) NDCG@10 of the target; among equal scores it counts as the last."""
     wanted = scores[np.arange(len(target)), np.maximum(target, 0)]
-    ranks = np.count_nonzero(scores >= wanted[:, None], axis=1)
+    reached = scores >= wanted[:, None]
+    ranks = np.add.reduce(reached.view(np.uint8), axis=1, dtype=np.uint32)
     return np.where(target >= 0, GAINS[np.minimum(ranks, K + 1) - 1], 0.0)
 
 
