@@ -82,6 +82,10 @@ class PipelineEvidence:
         asked = self.places if item_lm else self.places[: len(SOURCE_NAMES)]
         return np.asarray((asked < depth).any(axis=0))
 
+    def proposed_by_item_lm(self, depth: int) -> NDArray[np.bool_]:
+        """Return (users, items) whether the item LM itself proposes an item."""
+        return np.asarray(self.places[PROPOSERS.index("item_lm")] < depth)
+
     def where(self, kept: NDArray[np.bool_]) -> PipelineEvidence:
         """Keep some of each user's items, by (users, items) true, in as few columns as need be."""
         rows, columns = np.nonzero(kept & (self.items != NO_ITEM))

@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heliograph.blend import Blend
-from heliograph.candidates import PROPOSERS, above_last
+from heliograph.candidates import above_last
 from heliograph.config import SOURCE_NAMES, HeliographConfig
 from heliograph.evaluation import measure
 from heliograph.index import NO_ITEM
 from heliograph.ranking.fitting import fit_blend
 from heliograph_tune.pipeline_evidence import PipelineEvidence
+
+SPARSE = 0.3
+"""Share of the items in question below which it pays to copy them into fewer columns."""
 
 
 def judge_pipeline(
@@ -64,8 +67,11 @@ def rank_items(
     histories = [np.empty(length, np.int32) for length in known.lengths]  # only lengths count
     count = config.candidates.count
     kept = max(count, k)
-    proposed = known.proposed(max(config.candidates.depth, kept), item_lm=False)
-    own = known.places[PROPOSERS.index("item_lm")] < k
+    depth = max(config.candidates.depth, kept)
+    possible = known.proposed(depth, item_lm=False) | known.proposed_by_item_lm(k)
+    if np.count_nonzero(possible) < SPARSE * possible.size:
+        known = known.where(possible)
+    proposed, own = known.proposed(depth, item_lm=False), known.proposed_by_item_lm(k)
     beside = np.where(proposed, _weighed(known, blend.weights(histories)), -np.inf)
     chosen = _best(beside, kept)
     above = above_last(np.where(chosen, beside, -np.inf), count)
