@@ -50,6 +50,9 @@ def search_command(
 ) -> None:
     """Run a search, or with --resume what is left of one; the word `search` need not be written.
 
+    A search is of one model, of the pipeline on top of fitted models, or of the running graph
+    under the load of real users (tune/movielens-serving.yaml).
+
     Starts Ray if none runs, joins the cluster if one does. Whatever ends it, --resume goes on, and
     no finished trial is run again.
 
