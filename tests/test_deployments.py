@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from heliograph.deployments import (
     require_same_store,
     write_deployment,
 )
+from heliograph.experiments import Experiment
 from heliograph.workspace import InputError
 from heliograph_serve.rollout import LEASE_S, Turn
 from heliograph_serve.shelf import NotHeld, Origin, Shelf
@@ -185,6 +187,64 @@ def test_a_replica_that_heard_nothing_follows_what_is_on_the_disk(bundles: Path)
     def shelf_of_deleted(bundles: Path) -> Shelf[str]:
         origin = Origin(bundles / "alpha-gone", "alpha-gone", GRAPH)
         return Shelf(origin, lambda bundle: bundle.id)
+
+    asyncio.run(scenario())
+
+
+def taking_part(generation: int, bundle: Bundle, experiment: Experiment | None) -> Deployment:
+    return replace(deployment(generation, bundle), experiment=experiment)
+
+
+def test_a_replica_holds_both_bundles_as_long_as_the_experiment_goes_on(bundles: Path) -> None:
+    alpha, beta, gamma = (named(bundles, name) for name in ("alpha", "beta", "gamma"))
+    experiment = Experiment("x", beta.id, 0.5)
+
+    async def scenario() -> None:
+        shelf = shelf_of(bundles)
+        await shelf.prepare(gamma.id)
+        await shelf.follow(taking_part(1, alpha, experiment))
+        assert shelf.arms is not None and shelf.arms.treatment == beta.id
+        assert set(shelf.held) == set(shelf.in_use) == {alpha.id, beta.id}
+        await shelf.drop(beta.id)
+        assert set(shelf.held) == {alpha.id, beta.id}
+        await shelf.follow(taking_part(2, alpha, None))
+        assert shelf.arms is None and shelf.current == alpha.id
+        assert shelf[beta.id] == beta.id  # requests under way end with it
+        await shelf.drop(beta.id)
+        assert set(shelf.held) == {alpha.id}
+        await shelf.follow(taking_part(3, alpha, experiment))
+        await shelf.follow(taking_part(4, beta, None))
+        assert shelf.arms is None and shelf.current == beta.id
+
+    asyncio.run(scenario())
+
+
+def test_a_replica_that_starts_takes_part_at_once(bundles: Path) -> None:
+    alpha, beta = named(bundles, "alpha"), named(bundles, "beta")
+    write_deployment(bundles, taking_part(1, alpha, Experiment("x", beta.id, 0.5)))
+    shelf = shelf_of(bundles)
+    assert shelf.arms is not None and shelf.arms.treatment == beta.id
+
+
+def test_a_replica_without_the_treatment_takes_no_part_until_it_has_it(bundles: Path) -> None:
+    alpha, beta = named(bundles, "alpha"), named(bundles, "beta")
+    write_deployment(bundles, taking_part(1, alpha, Experiment("x", beta.id, 0.5)))
+    is_broken = True
+
+    def load(bundle: Bundle) -> str:
+        if bundle.id == beta.id and is_broken:
+            raise InputError("beta is odd")
+        return bundle.id
+
+    async def scenario() -> None:
+        nonlocal is_broken
+        shelf = Shelf(Origin(alpha.folder, alpha.id, GRAPH), load)
+        assert shelf.arms is None and shelf.deployed_experiment is not None
+        assert shelf.current == alpha.id
+        is_broken = False
+        while shelf.arms is None:
+            shelf.look()
+            await asyncio.sleep(0.001)
 
     asyncio.run(scenario())
 

@@ -19,6 +19,7 @@ from rich.markup import escape
 from heliograph.config import SplitName
 from heliograph.deploy_cli import deploy, rollback
 from heliograph.events_cli import app as events_app
+from heliograph.experiment_cli import app as experiment_app
 from heliograph.keys_cli import app as keys_app
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -35,6 +36,7 @@ console = Console()
 app.add_typer(events_app, name="events")
 app.command()(deploy)
 app.command()(rollback)
+app.add_typer(experiment_app, name="experiment")
 app.add_typer(keys_app, name="keys")
 
 ConfigPath = Annotated[

@@ -67,6 +67,30 @@ def rollback(url: str) -> dict[str, Any]:
     return _call("POST", f"{url.rstrip('/')}/v1/admin/rollback", None)
 
 
+def start_experiment(url: str, name: str, bundle_id: str, share: float) -> dict[str, Any]:
+    """Begin to answer a share of the users from another bundle; `deployments` tells how it goes.
+
+    Raises:
+        EndpointError: It is refused; the message says why.
+    """
+    body = {"name": name, "bundle": bundle_id, "share": share}
+    return _call("POST", f"{url.rstrip('/')}/v1/admin/experiments", body)
+
+
+def stop_experiment(url: str) -> dict[str, Any]:
+    """Begin to answer everybody from the served bundle again.
+
+    Raises:
+        EndpointError: It is refused; the message says why.
+    """
+    return _call("DELETE", f"{url.rstrip('/')}/v1/admin/experiments", None)
+
+
+def experiments(url: str) -> dict[str, Any]:
+    """Return which experiments there were, and which goes on."""
+    return _call("GET", f"{url.rstrip('/')}/v1/admin/experiments", None)
+
+
 def deployments(url: str) -> dict[str, Any]:
     """Return what is served, what each replica has loaded, and how a deployment goes."""
     return _call("GET", f"{url.rstrip('/')}/v1/admin/deployments", None)

@@ -41,6 +41,7 @@ def deploy(
     begun = client.deploy(url, bundle_named(bundle), keep_previous=not forget)
     console.print(f"deploying [bold]{escape(begun['bundle'])}[/bold] to {escape(url)}")
     follow(url, begun)
+    _print_served(begun)
 
 
 def rollback(url: Url = URL) -> None:
@@ -53,6 +54,7 @@ def rollback(url: Url = URL) -> None:
     begun = client.rollback(url)
     console.print(f"going back to [bold]{escape(begun['bundle'])}[/bold]")
     follow(url, begun)
+    _print_served(begun)
 
 
 def bundle_named(argument: str) -> str:
@@ -90,12 +92,14 @@ def follow(url: str, begun: dict[str, Any]) -> None:
         if progress["step"] == "failed":
             raise EndpointError(f"{progress['error']}; {progress['previous']} goes on")
         if progress["step"] == "done":
-            console.print(
-                f"[bold]{escape(progress['bundle'])}[/bold] is served, "
-                f"{escape(progress['previous'])} was"
-            )
             return
         time.sleep(POLL_S)
+
+
+def _print_served(done: dict[str, Any]) -> None:
+    console.print(
+        f"[bold]{escape(done['bundle'])}[/bold] is served, {escape(done['previous'])} was"
+    )
 
 
 def _deployments(url: str) -> dict[str, Any]:

@@ -11,11 +11,12 @@ import json
 import os
 import re
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from heliograph.bundle import LATEST, Bundle, open_bundle
 from heliograph.config import HeliographConfig
+from heliograph.experiments import Experiment
 from heliograph.workspace import InputError
 
 FOLDER = "deployments"
@@ -46,6 +47,25 @@ class Deployment:
     at: str
     """ISO 8601, UTC."""
 
+    experiment: Experiment | None = None
+    """Who gets another bundle than this one; None: nobody."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One time that an experiment was going on."""
+
+    graph: str
+    experiment: Experiment
+    control: str
+    """The bundle that was served."""
+
+    started: str
+    """ISO 8601, UTC."""
+
+    ended: str | None
+    """None: it goes on, or ended with its graph."""
+
 
 def newest_generation(bundles: Path) -> int:
     """Return the number of the newest deployment beside the bundles, 0 where there is none."""
@@ -59,6 +79,36 @@ def newest_deployment(bundles: Path, graph: str | None = None) -> Deployment | N
         if graph is None or deployment.graph == graph:
             return deployment
     return None
+
+
+def experiment_runs(bundles: Path) -> list[Run]:
+    """Return every run of an experiment beside the bundles, the oldest first."""
+    runs: list[Run] = []
+    for generation in sorted(_generations(bundles)):
+        now = _read(bundles, generation)
+        for place, run in enumerate(runs):
+            if run.ended is None and run.graph == now.graph:
+                runs[place] = replace(run, ended=now.at)
+        if now.experiment is not None:
+            runs.append(Run(now.graph, now.experiment, now.bundle, now.at, None))
+    return runs
+
+
+def require_same_experiment(bundles: Path, experiment: Experiment, control: str) -> None:
+    """Refuse a name under which something else was compared: its exposures would be mixed.
+
+    Raises:
+        InputError: The name stands for other bundles or another share.
+    """
+    for run in experiment_runs(bundles):
+        if run.experiment.name != experiment.name:
+            continue
+        if run.experiment != experiment or run.control != control:
+            raise InputError(
+                f"the experiment {experiment.name} compared {run.experiment.treatment} with "
+                f"{run.control} for a share of {run.experiment.share:g} on {run.started}; take the "
+                "same bundles and share to go on with it, or another name"
+            )
 
 
 def write_deployment(bundles: Path, deployment: Deployment) -> None:
@@ -152,6 +202,9 @@ def _path(bundles: Path, generation: int) -> Path:
 def _read(bundles: Path, generation: int) -> Deployment:
     path = _path(bundles, generation)
     try:
-        return Deployment(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+        fields = json.loads(path.read_text())
+        if fields.get("experiment") is not None:
+            fields["experiment"] = Experiment(**fields["experiment"])
+        return Deployment(**fields)
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a deployment ({error}); remove the file") from error

@@ -31,6 +31,9 @@ SCOPE_OF: Mapping[str, Scope | None] = {
     "POST /v1/admin/deploy": Scope.ADMIN,
     "POST /v1/admin/rollback": Scope.ADMIN,
     "GET /v1/admin/deployments": Scope.ADMIN,
+    "GET /v1/admin/experiments": Scope.ADMIN,
+    "POST /v1/admin/experiments": Scope.ADMIN,
+    "DELETE /v1/admin/experiments": Scope.ADMIN,
 }
 """Method and path of a route -> the scope that it asks for; None: open. Scopes do not contain each
 other. A route that is missing here asks for `admin`."""

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from heliograph.attributes import FieldError
 from heliograph.config import Proposer, Rules
+from heliograph.experiments import Arm
 from heliograph.identifiers import Identifier
 
 MAX_ITEMS = 10_000
@@ -92,7 +93,17 @@ class RecommendedItem(Body):
     """Which models proposed the item."""
 
     propensity: float = 1.0
-    """Probability with which this item stands here; 1, since the ranking is deterministic."""
+    """Probability with which this item stands here, given the bundle; 1, since the ranking is
+    deterministic."""
+
+
+class ArmShown(Body):
+    """In which arm of an experiment a user is."""
+
+    name: str
+    arm: Arm
+    propensity: float
+    """Probability of the arm, over users."""
 
 
 class Recommendations(Body):
@@ -106,6 +117,9 @@ class Recommendations(Body):
     """Rules that gave way so that as many items as were wanted, or as there are, could come."""
 
     bundle: str
+    experiment: ArmShown | None = None
+    """The experiment that this answer counts in; null: none."""
+
     fresh: bool = True
     """Whether the user's latest events count; false: the event store did not answer in time, and
     the history is that of the bundle."""
@@ -174,6 +188,13 @@ class Status(Body):
 
     waiting: dict[str, int]
     """Requests that wait for their turn at each stage."""
+
+    experiment: str | None
+    """Name of the one that this replica takes part in."""
+
+    exposures: dict[str, int]
+    """`kept` in the event store, `erased` with their users, `waiting` for it, `lost` because it did
+    not answer for too long."""
 
 
 class ErrorDetail(Body):

@@ -20,7 +20,7 @@ from heliograph.rules import read_rules
 from heliograph.workspace import digest_of
 from heliograph_serve.autoscaling import autoscaling
 from heliograph_serve.door import Door
-from heliograph_serve.exposure import keys_file, require_protection, running_host
+from heliograph_serve.listening import keys_file, require_protection, running_host
 from heliograph_serve.openapi import described
 from heliograph_serve.rank import Rank
 from heliograph_serve.recommend import Recommend, http

@@ -6,6 +6,7 @@ client.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import asdict
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from heliograph_serve.api import ApiError, Body, ErrorBody
 from heliograph_serve.rollout import (
     TELL_TIMEOUT_S,
     Action,
+    ExperimentRuns,
     NothingToDo,
     ReplicaFailed,
     Rollout,
@@ -34,9 +36,16 @@ from heliograph_serve.smoke import check_bundle
 router = APIRouter()
 ERRORS: dict[int | str, dict[str, object]] = {
     400: {"model": ErrorBody, "description": "The body is not JSON."},
-    409: {"model": ErrorBody, "description": "It is served already, or another is under way."},
+    409: {"model": ErrorBody, "description": "Nothing to do, or something else is under way."},
     422: {"model": ErrorBody, "description": "No such bundle, or one that cannot be served."},
     503: {"model": ErrorBody, "description": "Not all replicas answer; try again."},
+}
+
+
+CONFLICTS = {
+    UnderWay: "under_way",
+    NothingToDo: "nothing_to_do",
+    ExperimentRuns: "experiment_runs",
 }
 
 
@@ -56,6 +65,8 @@ class Progress(Body):
     id: str
     action: Action
     bundle: str
+    """What is loaded and checked; or of an experiment that is stopped, its treatment."""
+
     previous: str
     """What is served until the swap."""
 
@@ -73,6 +84,8 @@ class Holding(Body):
     deployment: str
     current: str
     loaded: list[str]
+    experiment: str | None
+    """Name of the one that the replica takes part in; without its treatment it takes no part."""
 
 
 class Deployments(Body):
@@ -102,26 +115,12 @@ class DeployIngress(Holder[Serving]):
 
         The answer comes when it has begun: `GET /v1/admin/deployments` tells how it goes.
         """
-        try:
-            return _told(await self.rollouts.deploy(wanted.bundle, wanted.keep_previous))
-        except InputError as error:
-            raise ApiError(422, "invalid_bundle", str(error), "bundle") from error
-        except (NothingToDo, UnderWay) as error:
-            raise _conflict(error) from error
-        except ReplicaFailed as error:
-            raise _unavailable(error) from error
+        return await begun(self.rollouts.deploy(wanted.bundle, wanted.keep_previous), "bundle")
 
     @router.post("/v1/admin/rollback", responses=ERRORS, status_code=202)
     async def rollback(self) -> Progress:
         """Serve again what was served before the last deployment."""
-        try:
-            return _told(await self.rollouts.rollback())
-        except InputError as error:
-            raise ApiError(422, "invalid_bundle", str(error)) from error
-        except (NothingToDo, UnderWay) as error:
-            raise _conflict(error) from error
-        except ReplicaFailed as error:
-            raise _unavailable(error) from error
+        return await begun(self.rollouts.rollback())
 
     @router.get("/v1/admin/deployments", responses={503: ERRORS[503]})
     async def deployments(self) -> Deployments:
@@ -138,7 +137,7 @@ class DeployIngress(Holder[Serving]):
             previous=self.shelf.previous_id,
             generation=self.shelf.generation,
             replicas=[
-                Holding(deployment=name, current=one.current, loaded=one.loaded)
+                Holding(deployment=name, **asdict(one))
                 for name, ones in reports.items()
                 for one in ones
             ],
@@ -162,14 +161,25 @@ class DeployIngress(Holder[Serving]):
         self.turn.give_back(rollout_id)
 
 
+async def begun(beginning: Awaitable[Rollout], field: str | None = None) -> Progress:
+    """Tell how far something is that has just begun.
+
+    Raises:
+        ApiError: It was refused; a mistake of the caller is one in the `field`.
+    """
+    try:
+        return _told(await beginning)
+    except InputError as error:
+        raise ApiError(422, "invalid_bundle", str(error), field) from error
+    except (NothingToDo, UnderWay, ExperimentRuns) as error:
+        raise ApiError(409, CONFLICTS[type(error)], str(error)) from error
+    except ReplicaFailed as error:
+        raise _unavailable(error) from error
+
+
 def _told(rollout: Rollout) -> Progress:
     plain = asdict(rollout)
     return Progress(**{name: plain[name] for name in Progress.model_fields})
-
-
-def _conflict(error: Exception) -> ApiError:
-    code = "under_way" if isinstance(error, UnderWay) else "nothing_to_do"
-    return ApiError(409, code, str(error))
 
 
 def _unavailable(error: ReplicaFailed) -> ApiError:

@@ -27,6 +27,14 @@ class Exporter:
             "heliograph_requests", "Requests by route and status.", ("request_route", "status")
         )
         self._answers = _counter("heliograph_answers", "Recommendations by tier.", ("tier",))
+        self._arms = _counter(
+            "heliograph_experiment_answers",
+            "Recommendations by experiment and arm.",
+            ("experiment", "arm"),
+        )
+        self._exposures = _counter(
+            "heliograph_exposures", "Exposures by what became of them.", ("outcome",)
+        )
         self._stage_ms = _Buckets(
             "heliograph_stage_ms", "Time of each stage of a recommendation, ms.", ("stage",)
         )
@@ -60,6 +68,8 @@ class Exporter:
             self._requests.inc(count, {"request_route": route, "status": str(status)})
         for tier, count in tally.answers.items():
             self._answers.inc(count, {"tier": tier})
+        for (experiment, arm), count in tally.arms.items():
+            self._arms.inc(count, {"experiment": experiment, "arm": arm})
         for stage, histogram in tally.stage_ms.items():
             self._stage_ms.add(histogram, {"stage": stage})
         for outcome, count in tally.events.items():
@@ -82,6 +92,9 @@ class Exporter:
         self._tell(self._lookups, load.cache.misses, {"outcome": "miss"})
         self._tell(self._prompts, load.prompts.cached, {"outcome": "cached"})
         self._tell(self._prompts, load.prompts.all - load.prompts.cached, {"outcome": "computed"})
+        log = load.exposures
+        for outcome, total in (("kept", log.kept), ("erased", log.erased), ("lost", log.lost)):
+            self._tell(self._exposures, total, {"outcome": outcome})
 
     def _tell(self, counter: Counter, total: int, tags: dict[str, str]) -> None:
         """Raise a counter by what a total has grown; a smaller total began anew."""

@@ -159,6 +159,7 @@ class FeedbackIngress(Holder[Serving]):
             user_id=user_id,
             erased_until=_iso(erased.until_us),
             store_events=erased.events,
+            exposures=erased.exposures,
             exported_events=exported,
             bundle_events=visible,
             cached_candidates=await self._forget_everywhere(user, erased.until_us, histories),

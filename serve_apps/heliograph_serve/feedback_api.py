@@ -78,6 +78,9 @@ class Receipt(Body):
     store_events: int
     """Deleted from the event store."""
 
+    exposures: int
+    """Deleted from the event store: what the user was answered in experiments."""
+
     exported_events: dict[str, int | None]
     """Folder of exported events -> deleted there; null: the folder cannot be reached from this
     machine, and the next export or build there deletes them."""

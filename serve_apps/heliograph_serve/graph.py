@@ -24,7 +24,7 @@ from heliograph.event_store.engine import require_usable, store_url
 from heliograph.pseudonyms import read_key
 from heliograph.workspace import InputError
 from heliograph_serve.app import APP_NAME, GraphArgs, app
-from heliograph_serve.exposure import require_protection
+from heliograph_serve.listening import require_protection
 from heliograph_serve.tracing import tracing
 
 START_TIMEOUT_S = 300.0

@@ -108,8 +108,9 @@ class Rank(Metered, Holder[BundleRanker]):
         return Answers([_ranked(one) for one in best], self.replica)
 
     async def check_health(self) -> None:
-        """Tell Serve to replace this replica when the engine that is served has died."""
-        self.shelf.current.engine.check()
+        """Tell Serve to replace this replica when an engine that is in use has died."""
+        for ranker in self.shelf.in_use.values():
+            ranker.engine.check()
         await super().check_health()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -21,6 +22,7 @@ from ray.serve.handle import DeploymentHandle
 from heliograph import __version__
 from heliograph.bundle import Bundle
 from heliograph.config import ServeConfig
+from heliograph.event_store.exposures import keep_exposures
 from heliograph.history import NO_PAST
 from heliograph.identifiers import MAX_ID_LENGTH
 from heliograph_serve.api import (
@@ -39,8 +41,10 @@ from heliograph_serve.api import (
 from heliograph_serve.autoscaling import Metered, ProcessorMeter
 from heliograph_serve.body_route import BodyRoute
 from heliograph_serve.crew import Crew
-from heliograph_serve.deploy_api import DeployIngress
 from heliograph_serve.deploy_api import router as deploy_router
+from heliograph_serve.experiment_api import ExperimentIngress
+from heliograph_serve.experiment_api import router as experiment_router
+from heliograph_serve.exposure_log import ExposureLog
 from heliograph_serve.feedback import SHARE_OF_DEADLINE, FeedbackIngress, Known
 from heliograph_serve.feedback import router as feedback_router
 from heliograph_serve.lanes import LANES, Lanes
@@ -68,7 +72,7 @@ ERRORS: dict[int | str, dict[str, object]] = {
 }
 
 
-class Recommend(Metered, FeedbackIngress, DeployIngress):
+class Recommend(Metered, FeedbackIngress, ExperimentIngress):
     """Finds the history, asks retrieval, asks the item LM, answers."""
 
     def __init__(
@@ -96,6 +100,7 @@ class Recommend(Metered, FeedbackIngress, DeployIngress):
         super().__init__(Shelf(origin, load), serve)
         self.rollouts = Rollouts(Fleet(retrieve, rank), self.shelf)
         self.turn = Turn()
+        self.exposures = ExposureLog(partial(keep_exposures, self.store))
         self.serve = serve
         self.meter = ProcessorMeter()
         self.started = time.monotonic()
@@ -105,7 +110,16 @@ class Recommend(Metered, FeedbackIngress, DeployIngress):
     @router.post("/v1/recommendations", responses=ERRORS)
     async def recommend(self, request: RecommendationRequest) -> Recommendations:
         """Recommend items to a user, or to whoever has the given history."""
-        serving = self.shelf.current  # a request ends with the bundle that it began with
+        arms = self.shelf.arms
+        if arms is None or request.user_id is None:
+            return await self._recommend(self.shelf.current, request)
+        participant = self.participant(arms, request.user_id)
+        answer = await self._recommend(participant.serving, request)
+        self.expose(answer, participant)
+        return answer
+
+    async def _recommend(self, serving: Serving, request: RecommendationRequest) -> Recommendations:
+        """Answer from one bundle: a request ends with the one that it began with."""
         clock = Clock((request.deadline_ms or self.serve.deadline_ms) / 1000)
         plan = await serving.plan(request)
         known = await self._known(serving, request, clock)
@@ -179,13 +193,20 @@ class Recommend(Metered, FeedbackIngress, DeployIngress):
                 stage.name: "open" if stage.is_open else "closed" for stage in self.load().stages
             },
             waiting={stage.name: stage.waiting for stage in self.load().stages},
+            experiment=None if self.shelf.arms is None else self.shelf.arms.experiment.name,
+            exposures={
+                "kept": self.exposures.kept,
+                "erased": self.exposures.erased,
+                "waiting": self.exposures.waiting,
+                "lost": self.exposures.lost,
+            },
         )
 
     def load(self) -> Load:
         """Tell what the metrics watch."""
         serving = self.shelf.current
         stages = (serving.retrieve, serving.rank, self.history, self.events)
-        return Load(stages, serving.remembered, serving.prompts)
+        return Load(stages, serving.remembered, serving.prompts, self.exposures)
 
     async def _known(self, serving: Serving, request: RecommendationRequest, clock: Clock) -> Known:
         """Return what the request says of its user, or what is known of the one it names."""
@@ -215,5 +236,5 @@ class Recommend(Metered, FeedbackIngress, DeployIngress):
         )
 
 
-for each in (router, feedback_router, deploy_router):
+for each in (router, feedback_router, deploy_router, experiment_router):
     http.include_router(each)

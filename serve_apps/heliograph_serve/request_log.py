@@ -48,6 +48,8 @@ def line_of(record: RequestRecord) -> str:
         fields["user"] = user_digest(record.user)
     if record.tier is not None:
         fields["tier"] = record.tier
+    if record.experiment is not None:
+        fields["experiment"], fields["arm"] = record.experiment
     return _encode(fields)
 
 

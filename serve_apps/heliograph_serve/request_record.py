@@ -40,6 +40,9 @@ class RequestRecord:
     """The id itself; what is written is a digest of it."""
 
     tier: str | None = None
+    experiment: tuple[str, str] | None = None
+    """Name and arm, where the user takes part in one."""
+
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     first_score: float | None = None
     """Of the first item, where the item LM gave it: its probability."""
@@ -63,6 +66,12 @@ def note_answer(tier: str, timings_ms: Mapping[str, float], first_score: float |
     if record := CURRENT.get():
         record.tier, record.timings_ms = tier, timings_ms
         record.first_score = first_score if tier == "generative" else None
+
+
+def note_experiment(name: str, arm: str) -> None:
+    """Note which arm of an experiment was answered."""
+    if record := CURRENT.get():
+        record.experiment = name, arm
 
 
 def note_events(kept: Appended, events: Sequence[Event]) -> None:

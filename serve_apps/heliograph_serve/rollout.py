@@ -1,5 +1,7 @@
 """A deployment of another bundle on running replicas: prepare, check, swap; or nothing happens.
 
+An experiment begins and ends like one: what is swapped then is who gets which bundle.
+
 One replica of the ingress leads. Up to the swap the served bundle goes on as if nothing were; the
 swap is one file (`heliograph.deployments`), and whoever does not hear of it reads it.
 """
@@ -12,7 +14,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -24,13 +26,15 @@ from ray.serve.handle import DeploymentHandle
 from heliograph.deployments import (
     Deployment,
     newest_generation,
+    require_same_experiment,
     require_same_store,
     write_deployment,
 )
+from heliograph.experiments import Experiment
 from heliograph_serve.serving import Serving
 from heliograph_serve.shelf import Shelf
 
-Action = Literal["deploy", "rollback"]
+Action = Literal["deploy", "rollback", "start experiment", "stop experiment"]
 Step = Literal["preparing", "checking", "swapping", "done", "failed"]
 
 LOAD_TIMEOUT_S = 900.0
@@ -50,7 +54,11 @@ class UnderWay(Exception):
 
 
 class NothingToDo(Exception):
-    """The bundle is served already, or there is none to go back to."""
+    """The bundle is served already, or there is nothing to go back to or to stop."""
+
+
+class ExperimentRuns(Exception):
+    """An experiment goes on, and what was asked for would end or spoil it."""
 
 
 class ReplicaFailed(RuntimeError):
@@ -63,11 +71,16 @@ class Rollout:
 
     action: Action
     bundle: str
+    """What is loaded and checked; or of an experiment that is stopped, its treatment."""
+
     previous: str
     """What is served until the swap."""
 
-    generation: int
-    """That the swap will have."""
+    goal: Deployment
+    """What is written at the swap."""
+
+    frees: str | None
+    """What no replica needs to keep after it."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: float = field(default_factory=time.time)
@@ -148,14 +161,14 @@ class Rollouts:
         Raises:
             InputError: It is not there, not whole, or does not go with the event store.
             NothingToDo: It is served already.
+            ExperimentRuns: And this is not its treatment.
             UnderWay: Another deployment is.
             ReplicaFailed: Not all replicas of the ingress answer.
         """
-        opened = await asyncio.to_thread(self.shelf.origin.open, bundle_id)
-        require_same_store(self.shelf.current.config, opened.config)
-        if bundle_id == self.shelf.current_id:
-            raise NothingToDo(f"{bundle_id} is served already")
-        return await self._begin("deploy", bundle_id, keep_previous)
+        await self._require_servable(bundle_id)
+        current = self.shelf.current_id
+        goal = self._goal(bundle=bundle_id, previous=current)
+        return await self._begin("deploy", bundle_id, goal, None if keep_previous else current)
 
     async def rollback(self) -> Rollout:
         """Begin to go back to what was served before.
@@ -163,6 +176,7 @@ class Rollouts:
         Raises:
             InputError: It is not there any more.
             NothingToDo: Nothing has been deployed since the graph was started.
+            ExperimentRuns: It has to be stopped first.
             UnderWay: Another deployment is.
             ReplicaFailed: Not all replicas of the ingress answer.
         """
@@ -173,36 +187,89 @@ class Rollouts:
                 "deploy the bundle that you want by its name"
             )
         await asyncio.to_thread(self.shelf.origin.open, previous)
-        return await self._begin("rollback", previous, keep_previous=True)
+        goal = self._goal(bundle=previous, previous=self.shelf.current_id)
+        return await self._begin("rollback", previous, goal)
 
-    async def _begin(self, action: Action, bundle_id: str, keep_previous: bool) -> Rollout:
+    async def start_experiment(self, experiment: Experiment) -> Rollout:
+        """Begin to answer a share of the users from another bundle.
+
+        Raises:
+            InputError: The bundle is not there, not whole, or does not go with the event store; or
+                the experiment's name stands for another one.
+            NothingToDo: The bundle is the served one.
+            ExperimentRuns: This one or another.
+            UnderWay: A deployment is.
+            ReplicaFailed: Not all replicas of the ingress answer.
+        """
+        await self._require_servable(experiment.treatment)
+        shelf = self.shelf
+        await asyncio.to_thread(
+            require_same_experiment, shelf.origin.bundles, experiment, shelf.current_id
+        )
+        goal = replace(self._as_it_is(), experiment=experiment)
+        return await self._begin("start experiment", experiment.treatment, goal)
+
+    async def stop_experiment(self) -> Rollout:
+        """Begin to answer everybody from the served bundle again.
+
+        Raises:
+            NothingToDo: There is no experiment.
+            UnderWay: A deployment is.
+            ReplicaFailed: Not all replicas of the ingress answer.
+        """
+        experiment = self.shelf.deployed_experiment
+        if experiment is None:
+            raise NothingToDo("no experiment goes on")
+        treatment = experiment.treatment
+        return await self._begin("stop experiment", treatment, self._as_it_is(), treatment)
+
+    async def _require_servable(self, bundle_id: str) -> None:
+        opened = await asyncio.to_thread(self.shelf.origin.open, bundle_id)
+        require_same_store(self.shelf.current.config, opened.config)
+        if bundle_id == self.shelf.current_id:
+            raise NothingToDo(f"{bundle_id} is served already")
+
+    def _goal(self, bundle: str, previous: str | None) -> Deployment:
+        """Return a deployment whose place among the others is not known yet."""
+        return Deployment(0, self.shelf.origin.graph, bundle, previous, at="")
+
+    def _as_it_is(self) -> Deployment:
+        return self._goal(self.shelf.current_id, self.shelf.previous_id)
+
+    async def _begin(
+        self, action: Action, bundle_id: str, goal: Deployment, frees: str | None = None
+    ) -> Rollout:
         origin = self.shelf.origin
         generation = await asyncio.to_thread(newest_generation, origin.bundles)
         newest = await asyncio.to_thread(origin.deployment)
         if newest is not None and newest.generation > self.shelf.generation:
             raise UnderWay(f"{newest.bundle} was just deployed; try again in a moment")
-        rollout = Rollout(action, bundle_id, self.shelf.current_id, generation + 1)
+        if newest is not None and newest.experiment is not None:
+            require_no_harm(newest.experiment, action, bundle_id)
+        goal = replace(goal, generation=generation + 1)
+        rollout = Rollout(action, bundle_id, self.shelf.current_id, goal, frees)
         taken = await self.fleet.ingress("take_turn", rollout.id, timeout_s=TELL_TIMEOUT_S)
         if not all(taken):
             await self._end(rollout)
             raise UnderWay("another deployment is under way; see GET /v1/admin/deployments")
         self.latest = rollout
-        self._task = asyncio.ensure_future(self._run(rollout, keep_previous))
+        self._task = asyncio.ensure_future(self._run(rollout))
         return rollout
 
-    async def _run(self, rollout: Rollout, keep_previous: bool) -> None:
+    async def _run(self, rollout: Rollout) -> None:
         beating = asyncio.ensure_future(self._beat(rollout))
         try:
-            await self._prepare_and_check(rollout)
+            if rollout.action != "stop experiment":  # what goes on then is in use
+                await self._prepare_and_check(rollout)
             await self._swap(rollout)
         except Exception as error:  # whatever it was, the served bundle goes on
             logger.warning("%s of %s failed: %s", rollout.action, rollout.bundle, error)
             rollout.error = str(error)
             await self._drop(rollout.bundle)
         else:
-            if not keep_previous:
+            if rollout.frees is not None:
                 await asyncio.sleep(DRAIN_S)
-                await self._drop(rollout.previous)
+                await self._drop(rollout.frees)
         finally:
             beating.cancel()
             await self._end(rollout)
@@ -220,17 +287,12 @@ class Rollouts:
 
     async def _swap(self, rollout: Rollout) -> None:
         rollout.step, began = "swapping", time.perf_counter()
-        # replicas that have started since load it too; for the others this is nothing
-        await self.fleet.everyone("prepare", rollout.bundle, timeout_s=LOAD_TIMEOUT_S)
-        origin = self.shelf.origin
-        deployment = Deployment(
-            generation=rollout.generation,
-            graph=origin.graph,
-            bundle=rollout.bundle,
-            previous=rollout.previous,
-            at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        await asyncio.to_thread(write_deployment, origin.bundles, deployment)
+        if rollout.action != "stop experiment":
+            # replicas that have started since load it too; for the others this is nothing
+            await self.fleet.everyone("prepare", rollout.bundle, timeout_s=LOAD_TIMEOUT_S)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        deployment = replace(rollout.goal, at=now)
+        await asyncio.to_thread(write_deployment, self.shelf.origin.bundles, deployment)
         try:
             await self.fleet.everyone("follow", deployment, timeout_s=TELL_TIMEOUT_S)
         except ReplicaFailed as error:  # it is deployed: health checks bring the others along
@@ -254,6 +316,20 @@ class Rollouts:
             await self.fleet.ingress("give_turn_back", rollout.id, timeout_s=TELL_TIMEOUT_S)
         except ReplicaFailed as error:  # a replica that has died has forgotten it
             logger.warning("%s", error)
+
+
+def require_no_harm(running: Experiment, action: Action, bundle_id: str) -> None:
+    """Refuse what would end an experiment unsaid; to deploy its treatment is to say so.
+
+    Raises:
+        ExperimentRuns: It would.
+    """
+    is_promotion = action == "deploy" and bundle_id == running.treatment
+    if action != "stop experiment" and not is_promotion:
+        raise ExperimentRuns(
+            f"the experiment {running.name} goes on; stop it first (`heliograph experiment stop`), "
+            f"or deploy its treatment {running.treatment}"
+        )
 
 
 async def _told(

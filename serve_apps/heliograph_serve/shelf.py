@@ -1,5 +1,7 @@
 """The bundles that a replica has loaded: the one that is served, and at most one beside it.
 
+The one beside it waits for a rollback or a deployment, or is the treatment of an experiment.
+
 The deployment on the disk (`heliograph.deployments`) decides which is served. A replica hears of a
 new one at once from whoever wrote it, and looks for itself at every health check: one that was
 just starting, or could not be reached, follows within seconds.
@@ -19,6 +21,7 @@ from typing import Generic, TypeVar
 from heliograph.bundle import Bundle, open_bundle
 from heliograph.config import CandidatesConfig
 from heliograph.deployments import Deployment, named_bundle, newest_deployment
+from heliograph.experiments import Experiment
 
 State = TypeVar("State")
 Argument = TypeVar("Argument")
@@ -76,6 +79,16 @@ class Report:
 
     current: str
     loaded: list[str]
+    experiment: str | None
+    """Name of the one that it takes part in."""
+
+
+@dataclass(frozen=True)
+class Arms(Generic[State]):
+    """An experiment that goes on, and what the replica holds of its treatment."""
+
+    experiment: Experiment
+    treatment: State
 
 
 class Shelf(Generic[State]):
@@ -102,6 +115,9 @@ class Shelf(Generic[State]):
         self.current_id = self._deployment.bundle if self._deployment else origin.first_id
         self.current = load(origin.open(self.current_id))
         self._held = {self.current_id: self.current}
+        self.arms: Arms[State] | None = None
+        if (experiment := self.deployed_experiment) is not None:
+            self._load_treatment(experiment)
 
     @property
     def held(self) -> dict[str, State]:
@@ -118,6 +134,22 @@ class Shelf(Generic[State]):
         """What was served before; None: nothing since the graph was started."""
         return None if self._deployment is None else self._deployment.previous
 
+    @property
+    def deployed_experiment(self) -> Experiment | None:
+        """The experiment that goes on.
+
+        `arms` is None all the same where its treatment is not held: such a replica takes no part.
+        """
+        return None if self._deployment is None else self._deployment.experiment
+
+    @property
+    def in_use(self) -> dict[str, State]:
+        """What requests are answered from."""
+        used = {self.current_id: self.current}
+        if self.arms is not None:
+            used[self.arms.experiment.treatment] = self.arms.treatment
+        return used
+
     def __getitem__(self, bundle_id: str) -> State:
         """Return what is held of a bundle.
 
@@ -130,30 +162,56 @@ class Shelf(Generic[State]):
             raise NotHeld(f"this replica holds {sorted(self._held)}, not {bundle_id}") from None
 
     async def prepare(self, bundle_id: str) -> None:
-        """Load a bundle beside the current one, in place of any other; requests go on.
+        """Load a bundle beside those in use, in place of any other; requests go on.
 
         Raises:
             InputError: It is not there or not whole.
         """
         async with self._loading:
-            await self._keep({self.current_id, bundle_id})
+            await self._keep({*self.in_use, bundle_id})
             if bundle_id not in self._held:
                 self._held[bundle_id] = await self._in_loader(self._open_and_load, bundle_id)
 
     async def drop(self, bundle_id: str) -> None:
-        """Let go of a bundle that is not served."""
+        """Let go of a bundle that is not in use."""
         async with self._loading:
-            await self._keep(set(self._held) - {bundle_id} | {self.current_id})
+            await self._keep(set(self._held) - {bundle_id} | set(self.in_use))
 
     async def follow(self, deployment: Deployment) -> None:
-        """Serve what a deployment says, unless a newer one is followed already."""
-        if deployment.generation <= self.generation:
+        """Serve what a deployment says, unless it or a newer one is followed already."""
+        if not self._is_news(deployment):
             return
-        await self.prepare(deployment.bundle)
-        if deployment.generation > self.generation:
-            self._deployment = deployment
-            self.current_id = deployment.bundle
-            self.current = self._held[deployment.bundle]
+        if deployment.bundle not in self._held:
+            await self.prepare(deployment.bundle)
+        self._serve(deployment)
+        if deployment.experiment is not None and self.arms is None:
+            await self.prepare(deployment.experiment.treatment)
+            self._serve(deployment)
+
+    def _is_news(self, deployment: Deployment) -> bool:
+        if deployment.generation != self.generation:
+            return deployment.generation > self.generation
+        return deployment.experiment is not None and self.arms is None
+
+    def _serve(self, deployment: Deployment) -> None:
+        if deployment.generation < self.generation:  # a newer one came while this was loading
+            return
+        self._deployment = deployment
+        self.current_id = deployment.bundle
+        self.current = self._held[deployment.bundle]
+        experiment = deployment.experiment
+        self.arms = None
+        if experiment is not None and experiment.treatment in self._held:
+            self.arms = Arms(experiment, self._held[experiment.treatment])
+
+    def _load_treatment(self, experiment: Experiment) -> None:
+        try:
+            treatment = self._load(self.origin.open(experiment.treatment))
+        except Exception:  # the served bundle is there; health checks try again
+            logger.exception("the treatment of %s cannot be loaded here", experiment.name)
+        else:
+            self._held[experiment.treatment] = treatment
+            self.arms = Arms(experiment, treatment)
 
     def look(self) -> None:
         """Begin to look at what is deployed, and to follow it if that is news.
@@ -206,7 +264,9 @@ class Holder(Generic[State]):
 
     def report(self) -> Report:
         """Tell what this replica serves and what it has loaded."""
-        return Report(self.shelf.current_id, sorted(self.shelf.held))
+        arms = self.shelf.arms
+        taking_part = None if arms is None else arms.experiment.name
+        return Report(self.shelf.current_id, sorted(self.shelf.held), taking_part)
 
     async def check_health(self) -> None:
         """Look at what is deployed, whenever Serve asks how the replica is."""

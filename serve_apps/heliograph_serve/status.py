@@ -168,11 +168,18 @@ def _facts(one: dict[str, Any]) -> dict[str, str]:
         "stages left alone": ", ".join(left_alone) or "none",
         "candidates remembered": _hit_rate(one),
         "event store answers": "yes" if store_answers else "[red]no[/red]",
+        "experiment": one["experiment"] or "none",
+        "exposures": _exposures(one["exposures"]),
     }
 
 
 def _latency(one: dict[str, Any], name: str) -> str:
     return f"{one['latency_ms'][name]:.1f} ms" if name in one["latency_ms"] else "-"
+
+
+def _exposures(counts: dict[str, int]) -> str:
+    told = f"{counts['kept']} kept, {counts['waiting']} waiting"
+    return f"{told}, [red]{counts['lost']} lost[/red]" if counts["lost"] else told
 
 
 def _hit_rate(one: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from heliograph_serve.cache import CandidateCache
+from heliograph_serve.exposure_log import ExposureLog
 from heliograph_serve.lanes import PromptTokens
 from heliograph_serve.request_record import RequestRecord
 
@@ -43,6 +44,7 @@ class Load:
     stages: tuple[WatchedStage, ...]
     cache: CandidateCache
     prompts: PromptTokens
+    exposures: ExposureLog
 
 
 class Histogram:
@@ -65,6 +67,7 @@ class Tally:
     def __init__(self, records: Iterable[RequestRecord] = ()) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()  # by route and status
         self.answers: Counter[str] = Counter()  # by tier
+        self.arms: Counter[tuple[str, str]] = Counter()  # by experiment and arm
         self.stage_ms: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(MS_BUCKETS))
         self.events: Counter[str] = Counter()  # by what became of them
         self.event_lag_s = Histogram(LAG_BUCKETS_S)
@@ -76,6 +79,8 @@ class Tally:
         self.requests[record.route, record.status] += 1
         if record.tier is not None:
             self.answers[record.tier] += 1
+        if record.experiment is not None:
+            self.arms[record.experiment] += 1
         for stage, ms in record.timings_ms.items():
             self.stage_ms[stage].add(ms)
         if record.first_score:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, String, Table
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, String, Table, Text
 
 metadata = MetaData()
 
@@ -32,3 +32,21 @@ erasures = Table(
 
 export_folders = Table("export_folders", metadata, Column("folder", String, primary_key=True))
 """Folders that hold exported events, which an erasure must reach too."""
+
+exposures = Table(
+    "exposures",
+    metadata,
+    Column("exposure_id", String, primary_key=True),
+    Column("request_id", String, nullable=False),
+    Column("time_us", BigInteger, nullable=False),
+    Column("experiment", String, nullable=False),
+    Column("user_id", String, nullable=False),
+    Column("arm", String, nullable=False),
+    Column("propensity", Double, nullable=False),
+    Column("bundle", String, nullable=False),
+    Column("tier", String, nullable=False),
+    Column("item_ids", Text, nullable=False),
+    Index("exposures_by_user", "user_id", "experiment", "time_us"),
+)
+"""What the users of an experiment were answered; `item_ids` is a JSON list, the first rank
+first."""

@@ -7,7 +7,8 @@ that comes twice, at once or years apart, on one replica or on two, is one row.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from heliograph.event_store.queries import (
     SQLITE_LAST_POSITION,
     erased_until,
 )
-from heliograph.event_store.schema import erasures, events, export_folders
+from heliograph.event_store.schema import erasures, events, export_folders, exposures
 from heliograph.feedback_files import user_digest
 
 Found = TypeVar("Found")
@@ -49,7 +50,8 @@ class Erased:
     """What an erasure did."""
 
     events: int
-    """Deleted."""
+    exposures: int
+    """Deleted, of each."""
 
     until_us: int
     """Events up to here, in microseconds since 1970, are not taken any more."""
@@ -81,7 +83,7 @@ class EventStore:
         """Prepare the store at a URL such as `store_url` returns; nothing is connected yet."""
         self.engines = open_engines(url)
         dialect = self.engines.writing.dialect.name
-        self._inserts = sqlite.insert if dialect == "sqlite" else postgresql.insert
+        self.insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
         self._is_sqlite = dialect == "sqlite"
         self._is_ready = False
         self._preparing = asyncio.Lock()
@@ -108,7 +110,7 @@ class EventStore:
         async def work() -> tuple[set[str], set[str]]:
             return await self._insert([event for _, event in first.values()])
 
-        new, erased = await self._again(work)
+        new, erased = await self.again(work)
         counts = [[0, 0] for _ in requests]
         for event_id, (place, _) in first.items():
             counts[place][0] += event_id in new
@@ -123,7 +125,7 @@ class EventStore:
         digests = {user_digest(user): user for user in user_ids}
 
         found = {user: Heard() for user in user_ids}
-        rows = await self._read(HEARD, {"users": list(found), "digests": list(digests)})
+        rows = await self.read(HEARD, {"users": list(found), "digests": list(digests)})
         for position, user, item_id, time_us, kind in rows:
             if position is None:
                 found[digests[user]] = Heard([], time_us)
@@ -134,23 +136,23 @@ class EventStore:
     async def page(self, user_id: str, after: int, limit: int) -> list[Stored]:
         """Return a user's events in the order of arrival, from behind a position on."""
         chosen = ROWS.where(events.c.user_id == user_id, events.c.position > after)
-        rows = await self._read(chosen.order_by(events.c.position).limit(limit))
+        rows = await self.read(chosen.order_by(events.c.position).limit(limit))
         return [_stored(row) for row in rows]
 
     async def rows(self, after: int, upto: int, limit: int) -> list[Stored]:
         """Return all events behind one position and up to another, in order."""
         chosen = ROWS.where(events.c.position > after, events.c.position <= upto)
-        rows = await self._read(chosen.order_by(events.c.position).limit(limit))
+        rows = await self.read(chosen.order_by(events.c.position).limit(limit))
         return [_stored(row) for row in rows]
 
     async def erase(self, user_id: str, until_us: int) -> Erased:
-        """Forget a user's events for good, and take none from before `until_us` any more."""
+        """Forget a user for good, and take no event from before `until_us` any more."""
 
         async def work() -> Erased:
             async with self.engines.writing.begin() as connection:
                 return await self._erase(connection, user_id, until_us)
 
-        erased = await self._again(work)
+        erased = await self.again(work)
         if isinstance(self.engines.reading, Engine):
             await asyncio.to_thread(empty_log, self.engines.reading)
         return erased
@@ -162,35 +164,34 @@ class EventStore:
         # a client's clock may be ahead of ours: its events must not come back either
         newest = await connection.scalar(select(func.max(events.c.time_us)).where(of_user))
         until_us = max(until_us, newest or 0)
-        insert = self._inserts(erasures).values(
-            user_digest=user_digest(user_id), erased_us=until_us
-        )
+        insert = self.insert(erasures).values(user_digest=user_digest(user_id), erased_us=until_us)
         await connection.execute(
             insert.on_conflict_do_update(
                 index_elements=["user_digest"], set_={"erased_us": insert.excluded.erased_us}
             )
         )
         forgotten = await connection.execute(delete(events).where(of_user))
-        return Erased(forgotten.rowcount, until_us)
+        unseen = await connection.execute(delete(exposures).where(exposures.c.user_id == user_id))
+        return Erased(forgotten.rowcount, unseen.rowcount, until_us)
 
     async def erasures(self) -> dict[str, int]:
         """Return every erased user's digest, and the time until which the events are erased."""
-        rows = await self._read(select(erasures))
+        rows = await self.read(select(erasures))
         return {row.user_digest: row.erased_us for row in rows}
 
     async def export_folders(self) -> list[str]:
         """Return the folders that events have been exported to."""
-        return [row.folder for row in await self._read(select(export_folders))]
+        return [row.folder for row in await self.read(select(export_folders))]
 
     async def add_export_folder(self, folder: str) -> None:
         """Remember a folder that gets exported events, so that erasures reach it."""
-        insert = self._inserts(export_folders).values(folder=folder).on_conflict_do_nothing()
+        insert = self.insert(export_folders).values(folder=folder).on_conflict_do_nothing()
 
         async def work() -> None:
             async with self.engines.writing.begin() as connection:
                 await connection.execute(insert)
 
-        await self._again(work)
+        await self.again(work)
 
     async def watermark(self) -> int:
         """Return the last position given; every event up to it is there to be read."""
@@ -203,18 +204,16 @@ class EventStore:
                 await connection.execute(text("LOCK TABLE events IN SHARE MODE"))
                 return await connection.scalar(POSTGRESQL_LAST_POSITION) or 0
 
-        return await self._again(work)
+        return await self.again(work)
 
     async def _insert(self, appended: list[Event]) -> tuple[set[str], set[str]]:
         """Insert in one transaction; returns the ids of new events and of those refused."""
         insert = (
-            self._inserts(events)
+            self.insert(events)
             .on_conflict_do_nothing(index_elements=["event_id"])
             .returning(events.c.event_id)
         )
-        async with self.engines.writing.begin() as connection:
-            if not self._is_sqlite:  # an erasure either comes before this or sees all of it
-                await connection.execute(text("LOCK TABLE erasures IN SHARE MODE"))
+        async with self.appending() as connection:
             until = await erased_until(connection, {event.user_id for event in appended})
             refused = {e.event_id for e in appended if e.time_us <= until.get(e.user_id, -1)}
             rows = [asdict(event) for event in appended if event.event_id not in refused]
@@ -225,8 +224,16 @@ class EventStore:
             new = await connection.scalars(insert, rows)
             return set(new), refused
 
-    async def _read(
-        self, statement: Executable, parameters: dict[str, list[str]] | None = None
+    @asynccontextmanager
+    async def appending(self) -> AsyncIterator[AsyncConnection]:
+        """Begin a transaction that an erasure either comes before or sees all of."""
+        async with self.engines.writing.begin() as connection:
+            if not self._is_sqlite:
+                await connection.execute(text("LOCK TABLE erasures IN SHARE MODE"))
+            yield connection
+
+    async def read(
+        self, statement: Executable, parameters: Mapping[str, object] | None = None
     ) -> Sequence[Row[*tuple[Any, ...]]]:
         """Return the rows that one statement finds."""
 
@@ -237,9 +244,9 @@ class EventStore:
             async with self.engines.reading.connect() as connection:
                 return (await connection.execute(statement, parameters)).all()
 
-        return await self._again(work)
+        return await self.again(work)
 
-    async def _again(self, work: Callable[[], Awaitable[Found]]) -> Found:
+    async def again(self, work: Callable[[], Awaitable[Found]]) -> Found:
         """Do the work; once more if the connection had been lost, as after a restart."""
         await self.ready()
         try:

@@ -15,7 +15,7 @@ from heliograph.client import EndpointError
 from heliograph.config import ServeConfig
 from heliograph.keys import Scope, add_key
 from heliograph.workspace import InputError
-from heliograph_serve.exposure import is_loopback, require_protection
+from heliograph_serve.listening import is_loopback, require_protection
 from heliograph_serve.status import Deployed, GraphStatus, tables
 
 
@@ -62,6 +62,8 @@ def ingress(**changes: Any) -> dict[str, Any]:
         "uptime_s": 5400.0,
         "answers": {"generative": 7, "retrieval": 2, "popular": 1},
         "latency_ms": {"p50": 12.0, "p95": 20.25, "p99": 31.0},
+        "experiment": None,
+        "exposures": {"kept": 0, "erased": 0, "waiting": 0, "lost": 0},
         "candidate_cache": {"hits": 3, "misses": 1},
         "stages": {"retrieve": "closed", "rank": "closed", "history": "closed"},
         "waiting": {"retrieve": 0, "rank": 4},
