@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import bindparam, select
@@ -18,6 +18,7 @@ from heliograph.event_store.store import EventStore
 from heliograph.experiments import Arm
 
 USERS_A_READ = 500
+_COLUMNS = tuple(column.name for column in exposures.c)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,4 +157,5 @@ async def _told(
 
 
 def _row(exposure: Exposure) -> dict[str, Any]:
-    return asdict(exposure) | {"item_ids": json.dumps(exposure.item_ids)}
+    fields = {name: getattr(exposure, name) for name in _COLUMNS}
+    return fields | {"item_ids": json.dumps(exposure.item_ids)}
