@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import numpy as np
@@ -65,7 +65,7 @@ class Clients:
     faults: list[str] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def __enter__(self) -> Clients:
+    def __enter__(self) -> Self:
         self.threads = [threading.Thread(target=self._ask, args=(first,)) for first in range(3)]
         for thread in self.threads:
             thread.start()

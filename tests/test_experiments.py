@@ -13,6 +13,7 @@ from typer import BadParameter
 
 from heliograph.deployments import (
     Deployment,
+    NameTaken,
     experiment_runs,
     newest_deployment,
     require_same_experiment,
@@ -25,7 +26,7 @@ from heliograph.pseudonyms import pseudonym
 from heliograph.workspace import InputError
 from heliograph_serve.exposure_log import ExposureLog
 from heliograph_serve.request_log import line_of
-from heliograph_serve.request_record import CURRENT, RequestRecord, note_experiment
+from heliograph_serve.request_record import CURRENT, RequestRecord, note_answer, note_experiment
 from heliograph_serve.rollout import ExperimentRuns, require_no_harm
 from heliograph_serve.tally import Tally
 from stores import exposure, opened
@@ -135,7 +136,7 @@ def test_a_name_stands_for_one_experiment(tmp_path: Path) -> None:
         (Experiment(SHOWN.name, "shop-3", 0.3), "shop-1"),
         (SHOWN, "shop-0"),
     ):
-        with pytest.raises(InputError, match="another name"):
+        with pytest.raises(NameTaken, match="another name"):
             require_same_experiment(tmp_path, changed, control)
 
 
@@ -177,10 +178,11 @@ def test_a_request_in_an_experiment_is_logged_and_counted_with_its_arm() -> None
     note_experiment("nobody reads this", "control")
     token = CURRENT.set(record)
     note_experiment("larger-model", "treatment")
+    note_answer("popular", {}, None)
     CURRENT.reset(token)
     assert '"experiment":"larger-model","arm":"treatment"' in line_of(record)
     assert "arm" not in line_of(RequestRecord("GET /v1/status", "r2"))
-    assert Tally([record, record]).arms == {("larger-model", "treatment"): 2}
+    assert Tally([record, record]).arms == {("larger-model", "treatment", "popular"): 2}
 
 
 @pytest.mark.parametrize(("text", "expected"), [("30m", 1800), ("1.5h", 5400), ("7d", 604_800)])

@@ -68,10 +68,12 @@ def test_exposures_come_back_with_what_their_users_did(url: str) -> None:
             if len(ann.seen) == 1:  # databases sort letters in different ways
                 ann, other = other, ann
             assert ann.seen == [
-                Seen(number * SECOND_US, "control", 0.5, ("i1", "i2")) for number in (1, 2)
+                Seen(number * SECOND_US, "control", 0.5, "generative", ("i1", "i2"))
+                for number in (1, 2)
             ]
             assert ann.deeds == [Deed("i1", 5 * SECOND_US, 2.5)]
-            assert other == Subject([Seen(odd.time_us, "treatment", 0.5, odd.item_ids)], [])
+            assert [(one.arm, one.item_ids) for one in other.seen] == [("treatment", odd.item_ids)]
+            assert other.deeds == []
             assert await told(store, "another") == []
 
     asyncio.run(run())
@@ -117,7 +119,7 @@ def test_an_erased_user_leaves_no_exposure_and_gets_none_from_before(url: str) -
 
 
 def seen(at_s: float, *items: str, arm: Arm = "control") -> Seen:
-    return Seen(round(at_s * SECOND_US), arm, 0.5, items)
+    return Seen(round(at_s * SECOND_US), arm, 0.5, "popular", items)
 
 
 def done(item: str, at_s: float, value: float | None = None) -> Deed:
@@ -147,12 +149,12 @@ def test_what_counts_is_what_was_shown_before_and_done_in_time(
 
 def test_an_outcome_adds_up_values_and_knows_whether_its_time_is_over() -> None:
     subject = Subject([seen(10, "a", arm="treatment")], [done("a", 11, 2.5), done("a", 12)])
-    assert outcome(subject, QUESTION, 50 * SECOND_US) == Outcome("treatment", 1, 2, 2.5, True)
+    assert outcome(subject, QUESTION, 50 * SECOND_US) == Outcome("treatment", 1, 0, 2, 2.5, True)
     assert not outcome(subject, QUESTION, 110 * SECOND_US).is_open
 
 
 def outcomes(arm: Arm, events: Sequence[int], value: float = 0.0) -> list[Outcome]:
-    return [Outcome(arm, 1, count, value * count, False) for count in events]
+    return [Outcome(arm, 2, 1, count, value * count, False) for count in events]
 
 
 def test_arms_are_compared_by_their_users() -> None:

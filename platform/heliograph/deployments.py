@@ -32,6 +32,10 @@ class Superseded(InputError):
     """Another deployment was written first."""
 
 
+class NameTaken(InputError):
+    """The name of an experiment stands for another one."""
+
+
 @dataclass(frozen=True)
 class Deployment:
     """One decision about what is served."""
@@ -98,13 +102,13 @@ def require_same_experiment(bundles: Path, experiment: Experiment, control: str)
     """Refuse a name under which something else was compared: its exposures would be mixed.
 
     Raises:
-        InputError: The name stands for other bundles or another share.
+        NameTaken: It stands for other bundles or another share.
     """
     for run in experiment_runs(bundles):
         if run.experiment.name != experiment.name:
             continue
         if run.experiment != experiment or run.control != control:
-            raise InputError(
+            raise NameTaken(
                 f"the experiment {experiment.name} compared {run.experiment.treatment} with "
                 f"{run.control} for a share of {run.experiment.share:g} on {run.started}; take the "
                 "same bundles and share to go on with it, or another name"

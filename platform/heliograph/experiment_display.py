@@ -55,13 +55,15 @@ def _arms(found: ExperimentReport) -> Table:
     goals = escape(", ".join(asked.goals))
     table = Table(title=f"{escape(asked.experiment)}: {goals} of {items}, {_days(asked.within_s)}")
     table.add_column("")
-    for heading in ("users", "answers", "converted", "of users", "events a user", "value a user"):
+    for heading in ("users", "answers", "generative", "converted", "of users", "events a user"):
         table.add_column(heading, justify="right")
+    table.add_column("value a user", justify="right")
     for name, arm in found.arms.items():
         table.add_row(
             name,
             f"{arm.users:,}",
             f"{arm.exposures:,}",
+            f"{arm.generative / arm.exposures:.0%}" if arm.exposures else "-",
             f"{arm.converters:,}",
             f"{arm.means['converted']:.2%}",
             f"{arm.means['events']:.4g}",

@@ -50,6 +50,9 @@ class Outcome:
 
     arm: Arm
     exposures: int
+    generative: int
+    """Exposures of that tier."""
+
     events: int
     value: float
     """Of these events, added up; 0 where they have none."""
@@ -64,6 +67,9 @@ class ArmReport:
 
     users: int
     exposures: int
+    generative: int
+    """Exposures of that tier: a bundle that fails or is slow has fewer."""
+
     converters: int
     """Users with one event or more."""
 
@@ -130,7 +136,14 @@ def outcome(subject: Subject, question: Question, now_us: int) -> Outcome:
         and (question.attribution == "any" or shown_at.get(deed.item_id, end + 1) <= deed.time_us)
     ]
     value = sum(deed.value for deed in counted if deed.value is not None)
-    return Outcome(subject.seen[0].arm, len(subject.seen), len(counted), value, now_us < end)
+    return Outcome(
+        arm=subject.seen[0].arm,
+        exposures=len(subject.seen),
+        generative=sum(seen.tier == "generative" for seen in subject.seen),
+        events=len(counted),
+        value=value,
+        is_open=now_us < end,
+    )
 
 
 def compared(
@@ -192,6 +205,7 @@ def _added_up(outcomes: Sequence[Outcome]) -> ArmReport:
     return ArmReport(
         users=users,
         exposures=sum(one.exposures for one in outcomes),
+        generative=sum(one.generative for one in outcomes),
         converters=sum(one.events > 0 for one in outcomes),
         open_users=sum(one.is_open for one in outcomes),
         means={

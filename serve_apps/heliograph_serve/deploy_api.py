@@ -14,7 +14,7 @@ from fastapi import APIRouter
 from fastapi import Body as BodyOf
 from pydantic import Field
 
-from heliograph.deployments import BUNDLE_ID
+from heliograph.deployments import BUNDLE_ID, NameTaken
 from heliograph.workspace import InputError
 from heliograph_serve.api import ApiError, Body, ErrorBody
 from heliograph_serve.rollout import (
@@ -42,10 +42,11 @@ ERRORS: dict[int | str, dict[str, object]] = {
 }
 
 
-CONFLICTS = {
+CONFLICTS: dict[type[Exception], str] = {
     UnderWay: "under_way",
     NothingToDo: "nothing_to_do",
     ExperimentRuns: "experiment_runs",
+    NameTaken: "name_taken",
 }
 
 
@@ -169,10 +170,10 @@ async def begun(beginning: Awaitable[Rollout], field: str | None = None) -> Prog
     """
     try:
         return _told(await beginning)
+    except tuple(CONFLICTS) as error:
+        raise ApiError(409, CONFLICTS[type(error)], str(error)) from error
     except InputError as error:
         raise ApiError(422, "invalid_bundle", str(error), field) from error
-    except (NothingToDo, UnderWay, ExperimentRuns) as error:
-        raise ApiError(409, CONFLICTS[type(error)], str(error)) from error
     except ReplicaFailed as error:
         raise _unavailable(error) from error
 

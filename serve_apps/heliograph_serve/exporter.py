@@ -29,8 +29,8 @@ class Exporter:
         self._answers = _counter("heliograph_answers", "Recommendations by tier.", ("tier",))
         self._arms = _counter(
             "heliograph_experiment_answers",
-            "Recommendations by experiment and arm.",
-            ("experiment", "arm"),
+            "Recommendations by experiment, arm and tier.",
+            ("experiment", "arm", "tier"),
         )
         self._exposures = _counter(
             "heliograph_exposures", "Exposures by what became of them.", ("outcome",)
@@ -68,8 +68,8 @@ class Exporter:
             self._requests.inc(count, {"request_route": route, "status": str(status)})
         for tier, count in tally.answers.items():
             self._answers.inc(count, {"tier": tier})
-        for (experiment, arm), count in tally.arms.items():
-            self._arms.inc(count, {"experiment": experiment, "arm": arm})
+        for (experiment, arm, tier), count in tally.arms.items():
+            self._arms.inc(count, {"experiment": experiment, "arm": arm, "tier": tier})
         for stage, histogram in tally.stage_ms.items():
             self._stage_ms.add(histogram, {"stage": stage})
         for outcome, count in tally.events.items():

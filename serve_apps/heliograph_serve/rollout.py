@@ -194,8 +194,8 @@ class Rollouts:
         """Begin to answer a share of the users from another bundle.
 
         Raises:
-            InputError: The bundle is not there, not whole, or does not go with the event store; or
-                the experiment's name stands for another one.
+            InputError: The bundle is not there, not whole, or does not go with the event store.
+            NameTaken: The name stands for other bundles or another share.
             NothingToDo: The bundle is the served one.
             ExperimentRuns: This one or another.
             UnderWay: A deployment is.

@@ -67,7 +67,7 @@ class Tally:
     def __init__(self, records: Iterable[RequestRecord] = ()) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()  # by route and status
         self.answers: Counter[str] = Counter()  # by tier
-        self.arms: Counter[tuple[str, str]] = Counter()  # by experiment and arm
+        self.arms: Counter[tuple[str, str, str]] = Counter()  # answers by experiment, arm, tier
         self.stage_ms: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(MS_BUCKETS))
         self.events: Counter[str] = Counter()  # by what became of them
         self.event_lag_s = Histogram(LAG_BUCKETS_S)
@@ -79,8 +79,8 @@ class Tally:
         self.requests[record.route, record.status] += 1
         if record.tier is not None:
             self.answers[record.tier] += 1
-        if record.experiment is not None:
-            self.arms[record.experiment] += 1
+            if record.experiment is not None:
+                self.arms[*record.experiment, record.tier] += 1
         for stage, ms in record.timings_ms.items():
             self.stage_ms[stage].add(ms)
         if record.first_score:

@@ -55,6 +55,7 @@ class Seen:
     time_us: int
     arm: Arm
     propensity: float
+    tier: str
     item_ids: tuple[str, ...]
 
 
@@ -93,6 +94,7 @@ _SEEN = (
         exposures.c.time_us,
         exposures.c.arm,
         exposures.c.propensity,
+        exposures.c.tier,
         exposures.c.item_ids,
     )
     .where(
@@ -145,10 +147,10 @@ async def _told(
     store: EventStore, experiment: str, users: list[str], types: Sequence[str]
 ) -> list[Subject]:
     found = {user: Subject([], []) for user in users}
-    for user, time_us, arm, propensity, item_ids in await store.read(
+    for user, time_us, arm, propensity, tier, item_ids in await store.read(
         _SEEN, {"experiment": experiment, "users": users}
     ):
-        found[user].seen.append(Seen(time_us, arm, propensity, tuple(json.loads(item_ids))))
+        found[user].seen.append(Seen(time_us, arm, propensity, tier, tuple(json.loads(item_ids))))
     for user, item_id, time_us, value in await store.read(
         _DEEDS, {"users": users, "types": list(types)}
     ):
