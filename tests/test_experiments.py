@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from scipy import stats
@@ -19,15 +22,18 @@ from heliograph.deployments import (
     require_same_experiment,
     write_deployment,
 )
-from heliograph.event_store.exposures import keep_exposures
+from heliograph.event_store.exposures import Exposure, keep_exposures
 from heliograph.experiment_cli import seconds
 from heliograph.experiments import EXPERIMENT_NAME, Experiment, place
 from heliograph.pseudonyms import pseudonym
 from heliograph.workspace import InputError
+from heliograph_serve.api import Recommendations
+from heliograph_serve.experiment_api import ExperimentIngress
 from heliograph_serve.exposure_log import ExposureLog
 from heliograph_serve.request_log import line_of
 from heliograph_serve.request_record import CURRENT, RequestRecord, note_answer, note_experiment
 from heliograph_serve.rollout import ExperimentRuns, require_no_harm
+from heliograph_serve.shelf import Arms
 from heliograph_serve.tally import Tally
 from stores import exposure, opened
 
@@ -171,6 +177,38 @@ def test_exposures_wait_for_a_store_that_is_down_and_are_lost_only_for_want_of_r
             assert (log.kept, log.erased, log.lost) == (21, 0, 5)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("key", [None, b"a secret of the shop"])
+def test_what_is_kept_of_an_answer_names_its_user_as_the_store_does(key: bytes | None) -> None:
+    written: list[Exposure] = []
+
+    async def keep(batch: Sequence[Exposure]) -> int:
+        written.extend(batch)
+        return len(batch)
+
+    async def scenario() -> None:
+        ingress: Any = ExperimentIngress()
+        ingress.pseudonym_key = key
+        ingress.shelf = SimpleNamespace(current="control")
+        ingress.exposures = ExposureLog(keep, gather_s=0)
+        token = CURRENT.set(RequestRecord("POST /v1/recommendations", "r" * 500))
+        for user in USERS[:50]:
+            answer = Recommendations(items=[], tier="popular", bundle="b", timings_ms={})
+            who = ingress.participant(Arms(SHOWN, "treatment"), user)
+            assert who.serving == who.assignment.arm == SHOWN.assign(pseudonym(user, key)).arm
+            ingress.expose(answer, who)
+            assert answer.experiment is not None
+            assert answer.experiment.propensity == (0.3 if who.serving == "treatment" else 0.7)
+        CURRENT.reset(token)
+        while ingress.exposures.waiting:
+            await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert [one.user_id for one in written] == [pseudonym(user, key) for user in USERS[:50]]
+    assert {one.arm for one in written} == {"control", "treatment"}
+    assert {len(one.request_id) for one in written} == {128}
+    assert len({one.exposure_id for one in written}) == 50
 
 
 def test_a_request_in_an_experiment_is_logged_and_counted_with_its_arm() -> None:

@@ -1,7 +1,7 @@
 """The report of an experiment: what the users of each arm did after they were answered.
 
-Every user counts in the arm that he was assigned to, once, from his first exposure on, whatever
-answered him then (intention to treat); so the arms differ in nothing but the bundle.
+Every user counts once, in the arm that the hash says, from the first exposure on, whatever tier
+answered (intention to treat); so the arms differ in nothing but the bundle.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Outcome:
     """Of these events, added up; 0 where they have none."""
 
     is_open: bool
-    """Whether his time is not over."""
+    """Whether the time that counts is not over."""
 
 
 @dataclass

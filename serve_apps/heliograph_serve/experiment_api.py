@@ -69,7 +69,7 @@ class Experiments(Body):
 
 @dataclass(frozen=True)
 class Participant:
-    """A user of an experiment, and what answers him."""
+    """A user of an experiment, and what answers."""
 
     experiment: str
     user: str
@@ -120,7 +120,7 @@ class ExperimentIngress(DeployIngress):
         )
 
     def participant(self, arms: Arms[Serving], user_id: str) -> Participant:
-        """Return where a user belongs, and what answers him."""
+        """Return where a user belongs, and what answers."""
         user = pseudonym(user_id, self.pseudonym_key)
         assignment = arms.experiment.assign(user)
         serving = arms.treatment if assignment.arm == "treatment" else self.shelf.current

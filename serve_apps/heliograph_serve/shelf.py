@@ -184,7 +184,8 @@ class Shelf(Generic[State]):
         if deployment.bundle not in self._held:
             await self.prepare(deployment.bundle)
         self._serve(deployment)
-        if deployment.experiment is not None and self.arms is None:
+        if self._is_news(deployment):  # its treatment is not held
+            assert deployment.experiment is not None
             await self.prepare(deployment.experiment.treatment)
             self._serve(deployment)
 
