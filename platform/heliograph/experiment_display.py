@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from heliograph.experiment_report import ExperimentReport, Measure
-from heliograph.lift import Lift, SampleRatio
+if TYPE_CHECKING:  # with scipy, which a list of experiments does not need
+    from heliograph.experiment_report import ExperimentReport, Measure
+    from heliograph.lift import Lift, SampleRatio
 
 HEADINGS: dict[Measure, str] = {
     "converted": "users who converted",

@@ -44,7 +44,7 @@ class Question:
     """`shown`: only events of items that the user had been shown by then; `any`: of all items."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What one user did."""
 
@@ -61,7 +61,7 @@ class Outcome:
     """Whether the time that counts is not over."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class ArmReport:
     """The users of one arm, added up."""
 
