@@ -122,7 +122,8 @@ def report_command(
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=1))
     else:
-        console.print(*experiment_display.report(found))
+        for part in experiment_display.report(found):
+            console.print(part)
 
 
 async def read_report(url: str, question: Question) -> ExperimentReport:

@@ -37,13 +37,19 @@ def runs(found: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def report(found: ExperimentReport) -> Iterable[RenderableType]:
-    """Lay out a report: the arms, the lift, and what there is to say against them."""
+    """Lay out a report, line by line: the arms, the lift, and what there is to say against them.
+
+    What forbids to believe any of it comes first.
+    """
+    if found.ratio.is_broken:
+        yield _ratio(found.ratio)
     yield _arms(found)
     if found.lifts:
         yield _lifts(found.lifts)
     if found.too_early is not None:
         yield f"[yellow]too early to tell:[/yellow] {found.too_early}"
-    yield _ratio(found.ratio)
+    if not found.ratio.is_broken:
+        yield _ratio(found.ratio)
     if found.in_both:
         yield f"[yellow]{found.in_both} users were answered from both bundles and left out[/yellow]"
     if still := sum(arm.open_users for arm in found.arms.values()):
