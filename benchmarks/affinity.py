@@ -16,11 +16,11 @@ from pathlib import Path
 from unittest import mock
 
 import httpx
-from heliograph.load import closed_loop
 
 from graph import _request
 from heliograph.bundle import Bundle, open_bundle
 from heliograph.config import DeploymentConfig
+from heliograph.load import closed_loop
 from heliograph.workspace import write_json
 from heliograph_serve import app
 from heliograph_serve.graph import running_graph

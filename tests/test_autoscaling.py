@@ -17,6 +17,9 @@ from heliograph_serve.autoscaling import (
     replicas_wanted,
 )
 from heliograph_serve.crew import REMEMBERED_S, Answers, Crew
+from heliograph_serve.item_follower import Edition
+
+BUNDLE = Edition("bundle", 0)
 
 
 class Clock:
@@ -92,21 +95,21 @@ def test_whoever_has_answered_lately_is_counted() -> None:
     async def scenario() -> None:
         clock, turn = Clock(), iter("abab" + "b" * 10)
 
-        async def call(bundle_id: str, batch: Sequence[int]) -> Answers[int]:
+        async def call(edition: Edition, batch: Sequence[int]) -> Answers[int]:
             return Answers([2 * number for number in batch], next(turn))
 
         crew: Crew[int, int] = Crew(call, clock)
         assert crew.size() == 1
-        assert await crew.ask("bundle", [1, 2]) == [2, 4]
+        assert await crew.ask(BUNDLE, [1, 2]) == [2, 4]
         assert crew.size() == 1
-        await crew.ask("bundle", [1])
+        await crew.ask(BUNDLE, [1])
         assert crew.size() == 2
         for _ in range(3):
             clock.now += REMEMBERED_S / 2
-            await crew.ask("bundle", [1])
+            await crew.ask(BUNDLE, [1])
         assert crew.size() == 2  # a was heard half the time ago
         clock.now += REMEMBERED_S * 0.6
-        await crew.ask("bundle", [1])
+        await crew.ask(BUNDLE, [1])
         assert crew.size() == 1
 
     asyncio.run(scenario())

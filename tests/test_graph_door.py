@@ -46,12 +46,16 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def url(bundle: Bundle, keys: dict[str, str]) -> Iterator[str]:
+def url(
+    bundle: Bundle, keys: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     served = bundle.config.serve.model_copy(
         update={
             "port": free_port(),
             "deadline_ms": 2000.0,
             "keys": Path(keys["file"]),
+            # whoever tries every route changes items too
+            "store": f"sqlite:///{tmp_path_factory.mktemp('store')}/events.sqlite",
             "limits": LimitsConfig(under_way=UNDER_WAY, body_bytes=BODY_BYTES),
         }
     )

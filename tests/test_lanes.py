@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph_serve.crew import Answers
+from heliograph_serve.item_follower import Edition
 from heliograph_serve.lanes import BEGINNING, LANES, UNKNOWN, Lanes, lane_of
 from heliograph_serve.stage import Stage
 
@@ -27,7 +28,7 @@ class Replicas:
     def lanes(self) -> Lanes[int, int]:
         """Return the calls of an ingress that has just started; a query is its own lane."""
 
-        def call_of(lane: int) -> Callable[[str, Sequence[int]], asyncio.Future[Answers[int]]]:
+        def call_of(lane: int) -> Callable[[Edition, Sequence[int]], asyncio.Future[Answers[int]]]:
             return lambda bundle, batch: asyncio.ensure_future(self._answer(lane, batch))
 
         ticks = iter(range(1_000_000))
@@ -45,7 +46,7 @@ async def visits(lanes: Lanes[int, int], rounds: int) -> None:
     """Let everybody ask so many times, all at once, and check the answers."""
 
     async def send(batch: Sequence[int]) -> Sequence[int]:
-        return await lanes.ask("bundle", batch)
+        return await lanes.ask(Edition("bundle", 0), batch)
 
     stage: Stage[int, int] = Stage("rank", send, 64, queue_of=lanes.queue_of)
     for _ in range(rounds):

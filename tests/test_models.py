@@ -238,7 +238,7 @@ def test_text_of_one_item_is_not_centred_away() -> None:
 def test_saved_text_vectors_can_be_mapped_and_not_changed(tmp_path: Path) -> None:
     model = Text.fit(TextConfig(), clustered_vectors(3, 4, dim=6))
     model.save(tmp_path)
-    mapped = Text.map_vectors(tmp_path)
+    mapped = Text.mapped(tmp_path).item_vectors
     assert np.array_equal(mapped, model.item_vectors)
     with pytest.raises(ValueError, match="read-only"):
         mapped[0] = 0

@@ -73,7 +73,7 @@ class Attributes:
         if name not in self.table.column_names:
             names = ", ".join(self.table.column_names)
             raise FieldError(place, f"the catalogue has no {shown(name)}; it has {names}")
-        kind = _kind_of(self.table.schema.field(name).type)
+        kind = kind_of(self.table.schema.field(name).type)
         if kind is None:
             stored = self.table.schema.field(name).type
             raise FieldError(
@@ -103,11 +103,12 @@ def named(key: object) -> str:
     return text[:SHOWN] if text.isprintable() else shown(text)
 
 
-def _kind_of(stored: pa.DataType) -> Kind | None:
+def kind_of(stored: pa.DataType) -> Kind | None:
+    """Return the kind of the values of a type, or of a list's entries; None: of none."""
     if is_list(stored):
-        return None if is_list(stored.value_type) else _kind_of(stored.value_type)
+        return None if is_list(stored.value_type) else kind_of(stored.value_type)
     if pa.types.is_dictionary(stored):
-        return _kind_of(stored.value_type)
+        return kind_of(stored.value_type)
     if is_numeric(stored):
         return "number"
     if pa.types.is_boolean(stored):

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,6 +33,7 @@ from heliograph.comparison import compare, evaluation_settings, judge_refit
 from heliograph.config import HeliographConfig, SplitName, TableConfig
 from heliograph.config_file import ConfigError
 from heliograph.embedding import embed, encoder_fingerprint
+from heliograph.event_store.changed_items import fetch_changed, read_changed
 from heliograph.event_store.exporting import fetch_feedback
 from heliograph.events import (
     Interactions,
@@ -84,7 +85,10 @@ class Build:
         """Read and clean items and events."""
         items, events = self.config.items, self.config.events
         self.stages.run(
-            "items", {"items": _placeless(items)}, _digest_sources(items.path), self._ingest_items
+            "items",
+            {"items": _placeless(items)},
+            _digest_sources(items.path) | self._changed_digest(),
+            self._ingest_items,
         )
         self.stages.run(
             "events",
@@ -185,7 +189,17 @@ class Build:
 
     def _ingest_items(self, folder: Path) -> Mapping[str, float]:
         self._need_ray()
-        return ingest_items(self.config.items, folder)
+        path, config = self._changed_items, self.config.items
+        changed = None if path is None else partial(read_changed, path, config)
+        return ingest_items(config, folder, changed)
+
+    @cached_property
+    def _changed_items(self) -> Path | None:
+        """What has been changed online since the file of items."""
+        return fetch_changed(self.config)
+
+    def _changed_digest(self) -> dict[str, str]:
+        return {} if self._changed_items is None else {"changed": hash_file(self._changed_items)}
 
     @cached_property
     def _feedback(self) -> Path | None:

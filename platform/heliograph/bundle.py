@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from heliograph import __version__
 from heliograph.blend import Blend
@@ -29,7 +27,7 @@ from heliograph.history import HISTORIES_FILE, Histories, read_histories
 from heliograph.index import VectorIndex
 from heliograph.models import MODEL_FILE
 from heliograph.models.als import Als
-from heliograph.models.item_tokens import HF_FOLDER
+from heliograph.models.item_tokens import HF_FOLDER, TEXT_FILE
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text
 from heliograph.models.transitions import Transitions
@@ -97,9 +95,9 @@ class Bundle:
         """Read the popularity model alone."""
         return Popularity.load(self.path(f"models/popularity/{MODEL_FILE}").parent)
 
-    def text_vectors(self) -> NDArray[np.float32]:
-        """Map the (items, dim) text vectors, of length 1 or 0, into memory."""
-        return Text.map_vectors(self.path(f"models/text/{MODEL_FILE}").parent)
+    def text(self) -> Text:
+        """Read the text model alone, its vectors mapped into memory."""
+        return Text.mapped(self.path(f"models/text/{MODEL_FILE}").parent)
 
     def item_lm(self) -> Path:
         """Return the Hugging Face folder of the item LM."""
@@ -108,6 +106,10 @@ class Bundle:
             if name.startswith(prefix):
                 self.path(name)
         return self.folder / prefix
+
+    def text_projection(self) -> Path:
+        """Return the file by which the item LM makes embeddings of text vectors."""
+        return self.path(f"models/item_lm/{TEXT_FILE}")
 
     def blend(self) -> Blend:
         """Return the weights of the evidence in the final ranking."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heliograph.blend import Blend
-from heliograph.config import SOURCE_NAMES, CandidatesConfig, Proposer
+from heliograph.config import SOURCE_NAMES, CandidatesConfig, Proposer, SourceName
 from heliograph.events import History
 from heliograph.index import NO_ITEM, distinct, largest, mask_of
 from heliograph.sources import Limits, Sources, first_others
@@ -48,6 +48,12 @@ class Candidates:
         return Candidates(
             self.items[part], self.scores[part], self.evidence[part], self.proposers[part]
         )
+
+    def among(self, n_items: int) -> Candidates:
+        """Return a one-row batch without items whose number is too large for a catalogue."""
+        if not self.items.size or self.items.max() < n_items:
+            return self
+        return self.take(np.flatnonzero(self.items[0] < n_items))
 
     def take(self, places: NDArray[np.int64]) -> Candidates:
         """Return some places of every row, in their order."""
@@ -149,14 +155,22 @@ class Retriever:
                 proposers[np.searchsorted(items, proposed)] |= _bit(name)
             yield Proposals(items, np.stack(evidence, axis=1), proposers)
 
-    def similar(self, item: int, count: int) -> Candidates:
+    def similar(
+        self, item: int, count: int, excluded: NDArray[np.int32] | None = None
+    ) -> Candidates:
         """Return the items most like one item, as a one-row batch without open places.
 
         Two views add up: the cosines of the texts, and those of the items' ALS factors.
+
+        Args:
+            item: Its number.
+            count: Items wanted.
+            excluded: Items that must not come back, besides itself.
         """
-        itself = [np.array([item], np.int32)]
+        others = [item] if excluded is None else [item, *excluded]
+        limits = Limits(count, [np.array(others, np.int32)], None)
         nearest = {
-            name: self.sources.indexes[name].search(vectors[itself[0]], count, itself).items[0]
+            name: self._nearest(name, vectors[item], limits)
             for name, vectors in self.sources.item_vectors().items()
         }
         items = distinct(np.concatenate(list(nearest.values())))
@@ -169,6 +183,16 @@ class Retriever:
         best = largest(scores, count)
         found = scores[best][None]
         return Candidates(items[best][None], found, found, proposers[best][None])
+
+    def _nearest(
+        self, name: SourceName, vector: NDArray[np.float32], limits: Limits
+    ) -> NDArray[np.int32]:
+        if not vector.any():  # the model knows nothing of the item
+            return np.zeros(0, np.int32)
+        index = self.sources.indexes[name]
+        excluded = limits.among(len(index)).excluded
+        nearest: NDArray[np.int32] = index.search(vector[None], limits.depth, excluded).items[0]
+        return nearest
 
 
 def above_last(evidence: NDArray[np.float32], count: int) -> NDArray[np.float32]:

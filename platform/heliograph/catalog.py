@@ -7,7 +7,7 @@ identifier is used only at the borders. Rows that are refused are kept with thei
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -40,6 +40,9 @@ ITEMS_FILE = "items.parquet"
 REJECTED_ITEMS_FILE = "rejected_items.parquet"
 COLUMNS = ("item_id", "title", "text", "categories")
 """Of the catalogue; whatever else a file has becomes an attribute."""
+
+TAKEN = frozenset({*COLUMNS, REASON, ROW})
+"""Names that no attribute can have."""
 
 
 class Catalogue:
@@ -91,12 +94,15 @@ class Catalogue:
         return evaluate(parse_filter(conditions, self.attributes), self.attributes)
 
 
-def ingest_items(config: ItemsConfig, folder: Path) -> dict[str, float]:
+def ingest_items(
+    config: ItemsConfig, folder: Path, changed: Callable[[pa.Schema], pa.Table] | None = None
+) -> dict[str, float]:
     """Read, clean and write the catalogue.
 
     Args:
         config: Where the rows are and what their columns mean.
         folder: Gets `items.parquet` and `rejected_items.parquet`.
+        changed: Returns items that stand for those of the files, in the schema of these.
 
     Returns:
         Counts of items and of rejected rows.
@@ -109,6 +115,11 @@ def ingest_items(config: ItemsConfig, folder: Path) -> dict[str, float]:
     if config.categories:
         optional[config.categories] = "items.categories"
     rows = read_cleaned(config, required, optional, partial(clean_items, config=config))
+    if changed is not None:
+        rows = plain_types(rows)
+        rows = pa.concat_tables(
+            [rows, changed(rows.drop_columns([REASON, ROW]).schema)], promote_options="default"
+        )
     items, rejected = keep_latest(rows)
     if items.num_rows == 0:
         raise InputError(f"{config.path} holds no usable item: {describe_refusals(rejected)}")
@@ -148,6 +159,22 @@ def keep_latest(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
     return items.sort_by("item_id"), rejected
 
 
+def plain_types(table: pa.Table) -> pa.Table:
+    """Return a catalogue whose columns can take any new value of their kind.
+
+    A column of a few distinct values becomes one of plain values, one of nulls becomes text.
+    """
+    for place, stored in enumerate(table.schema):
+        plain = stored.type
+        if pa.types.is_dictionary(plain):
+            plain = plain.value_type
+        if pa.types.is_null(plain):
+            plain = pa.string()
+        if plain != stored.type:
+            table = table.set_column(place, stored.name, table[stored.name].cast(plain))
+    return table
+
+
 def read_items(folder: Path) -> Catalogue:
     """Read the catalogue that `ingest_items` wrote."""
     return Catalogue(pq.read_table(folder / ITEMS_FILE))
@@ -171,20 +198,20 @@ def template_columns(template: str | None) -> list[str]:
     return list(dict.fromkeys(columns))
 
 
+def attribute_name(column: str) -> str:
+    """Return what an attribute is called in the catalogue."""
+    return f"{column}_" if column in TAKEN else column
+
+
 def _attributes(batch: pa.Table, config: ItemsConfig) -> dict[str, pa.ChunkedArray]:
     """Return the columns that no setting names.
 
     One that is called like a column of the catalogue gets an underscore behind its name, unless
     the text has it anyway.
     """
-    taken = {*COLUMNS, REASON, ROW}
     used = {config.item_id, config.title, config.categories}
-    used |= taken.intersection(template_columns(config.text))
-    return {
-        f"{name}_" if name in taken else name: batch[name]
-        for name in batch.column_names
-        if name not in used
-    }
+    used |= TAKEN.intersection(template_columns(config.text))
+    return {attribute_name(name): batch[name] for name in batch.column_names if name not in used}
 
 
 def _describe(batch: pa.Table, template: str | None) -> pa.Array:

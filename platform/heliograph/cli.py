@@ -20,6 +20,7 @@ from heliograph.config import SplitName
 from heliograph.deploy_cli import deploy, rollback
 from heliograph.events_cli import app as events_app
 from heliograph.experiment_cli import app as experiment_app
+from heliograph.items_cli import app as items_app
 from heliograph.keys_cli import app as keys_app
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 console = Console()
 app.add_typer(events_app, name="events")
+app.add_typer(items_app, name="items")
 app.command()(deploy)
 app.command()(rollback)
 app.add_typer(experiment_app, name="experiment")

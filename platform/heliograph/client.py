@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -41,6 +41,27 @@ def post_events(url: str, events: Sequence[dict[str, Any]]) -> dict[str, Any]:
         EndpointError: It refuses the events.
     """
     return _call("POST", f"{url.rstrip('/')}/v1/events", {"events": list(events)})
+
+
+def put_items(url: str, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Add items to the catalogue or replace them; what returns without an error holds everywhere.
+
+    Raises:
+        EndpointUnavailable: The endpoint is away or overloaded; sending again does no harm.
+        EndpointError: It refuses an item.
+    """
+    return _call("PUT", f"{url.rstrip('/')}/v1/items", {"items": list(items)}, timeout_s=90)
+
+
+def put_availability(url: str, available: Mapping[str, bool]) -> dict[str, Any]:
+    """Say which items may be recommended.
+
+    Raises:
+        EndpointError: As of `put_items`.
+    """
+    items = [{"item_id": item_id, "available": is_so} for item_id, is_so in available.items()]
+    body = {"items": items}
+    return _call("PUT", f"{url.rstrip('/')}/v1/items/availability", body, timeout_s=90)
 
 
 def status(url: str) -> dict[str, Any]:
@@ -106,12 +127,16 @@ def readiness(url: str) -> dict[str, Any]:
 
 
 def _call(
-    method: str, url: str, body: dict[str, Any] | None, answers: Sequence[int] = ()
+    method: str,
+    url: str,
+    body: dict[str, Any] | None,
+    answers: Sequence[int] = (),
+    timeout_s: float = 30,
 ) -> dict[str, Any]:
     key = os.environ.get(KEY_VARIABLE)
     headers = {"authorization": f"Bearer {key}"} if key else None
     try:
-        reply = httpx.request(method, url, json=body, headers=headers, timeout=30)
+        reply = httpx.request(method, url, json=body, headers=headers, timeout=timeout_s)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise EndpointUnavailable(
             f"nothing answers at {url} ({error}); is `heliograph serve` running there?"

@@ -111,7 +111,8 @@ class EventsConfig(TableConfig):
     """Types that say nothing of what a user likes; every type in neither list is an interaction."""
 
     feedback: bool = True
-    """Whether a build merges in what the event store has heard, and obeys its erasures."""
+    """Whether a build merges in what the event store has heard, events and changed items, and obeys
+    its erasures."""
 
     pseudonym_key: str | None = None
     """Environment variable that holds the key with which user ids are hashed, at ingest and
@@ -471,6 +472,10 @@ class ServeConfig(Config):
 
     kv_cache_mb: int = Field(default=256, ge=16)
     """Memory of the ranking engine for cached history prefixes, a replica."""
+
+    room_for_items: int = Field(default=256, ge=0)
+    """Items that the ranking engine can take up beside those of the bundle, from `PUT /v1/items`;
+    room that nobody uses costs next to nothing. More need a bundle that was built with them."""
 
     engine: Literal["in_process", "async"] = "in_process"
     """vLLM stepped inside the replica (small models), or as `AsyncLLM` in its own process."""

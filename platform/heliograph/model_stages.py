@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from heliograph.bundle import EPOCHS_FILE
 from heliograph.config import SOURCE_NAMES, HeliographConfig, TrainConfig
 from heliograph.embedding import read_vectors
@@ -17,7 +19,7 @@ from heliograph.models.als import Als
 from heliograph.models.item_lm_run import Epoch, best_epoch
 from heliograph.models.item_lm_training import fit_item_lm
 from heliograph.models.popularity import Popularity
-from heliograph.models.text import Text
+from heliograph.models.text import TEXT_LAYOUT, Text
 from heliograph.models.transitions import Transitions
 from heliograph.splits import NextItems
 from heliograph.stages import Stages
@@ -75,7 +77,8 @@ def fit_models(stages: Stages, config: HeliographConfig, part: Part, n_items: in
     stages.run(f"{prefix}models/popularity", {"": models.popularity}, events, popularity)
     stages.run(f"{prefix}models/transitions", {"": models.transitions}, events, transitions)
     stages.run(f"{prefix}models/als", {"": models.als, "seed": seed}, events, als)
-    stages.run(f"{prefix}models/text", {"": models.text}, embeddings, text)
+    text_settings: Mapping[str, BaseModel | int] = {"": models.text, "layout": TEXT_LAYOUT}
+    stages.run(f"{prefix}models/text", text_settings, embeddings, text)
     stages.run(
         f"{prefix}models/item_lm",
         {"": models.item_lm, "train": part.train, "seed": seed},

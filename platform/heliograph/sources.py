@@ -36,6 +36,12 @@ class Limits:
     eligible: NDArray[np.bool_] | None
     """(items,), true where an item may come back at all; None: all."""
 
+    def among(self, n_items: int) -> Limits:
+        """Return the limits among the first items."""
+        excluded = [items[items < n_items] for items in self.excluded]
+        eligible = None if self.eligible is None else self.eligible[:n_items]
+        return Limits(self.depth, excluded, eligible)
+
 
 class Asked(Protocol):
     """A source that has been asked about a batch of histories."""
@@ -136,6 +142,8 @@ class AskedVectors:
     ) -> None:
         self.item_vectors = model.item_vectors
         self.queries = model.queries(histories)
+        if len(index) < len(model.item_vectors):
+            limits = limits.among(len(index))
         self.nearest = index.search(
             self.queries, limits.depth, limits.excluded, limits.eligible
         ).items

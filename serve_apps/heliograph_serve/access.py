@@ -25,6 +25,8 @@ SCOPE_OF: Mapping[str, Scope | None] = {
     "GET /v1/status": Scope.READ,
     "POST /v1/recommendations": Scope.READ,
     "GET /v1/items/{item_id}/similar": Scope.READ,
+    "PUT /v1/items": Scope.WRITE,
+    "PUT /v1/items/availability": Scope.WRITE,
     "POST /v1/events": Scope.WRITE,
     "GET /v1/users/{user_id:path}/events": Scope.ADMIN,
     "DELETE /v1/users/{user_id:path}": Scope.ADMIN,

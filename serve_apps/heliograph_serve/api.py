@@ -169,6 +169,11 @@ class Status(Body):
     version: str
     users: int
     items: int
+    """Those added since the bundle included."""
+
+    change: int
+    """Of items, the newest that is applied here; 0: none since the bundle."""
+
     uptime_s: float
     answers: dict[Tier, int]
     """Answers given since the start, by tier."""

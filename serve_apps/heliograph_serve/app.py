@@ -83,7 +83,7 @@ def app(args: GraphArgs) -> Application:
 
     told = settings.model_dump_json(exclude={"recommend", "retrieve", "rank"})
     proposing = args.candidates.model_dump_json() if args.candidates else ""
-    retrieve = deployment(Retrieve, settings.retrieve, proposing).bind(origin)
+    retrieve = deployment(Retrieve, settings.retrieve, proposing).bind(origin, settings)
     ranking = settings.model_dump_json(exclude=NOT_OF_RANK)
     rank = (
         deployment(Rank, settings.rank, ranking)

@@ -1,7 +1,7 @@
 """Remembers the candidates of users who come back before they have done anything new.
 
 The key is everything that candidates depend on within one bundle, so what is found here is what
-retrieval would say; nothing has to expire.
+retrieval would say; nothing has to expire. When items change, a new cache begins.
 """
 
 from __future__ import annotations
@@ -29,8 +29,15 @@ class CandidateCache:
         self._entries: LRUCache[Hashable, tuple[Lookup, Candidates]] = LRUCache(
             megabytes << 20, getsizeof=_size
         )
+        self.megabytes = megabytes
         self.hits = 0
         self.misses = 0
+
+    def emptied(self) -> CandidateCache:
+        """Return a cache with the same counts, in which nothing is remembered."""
+        new = CandidateCache(self.megabytes)
+        new.hits, new.misses = self.hits, self.misses
+        return new
 
     def get(self, lookup: Lookup) -> Candidates | None:
         """Return what was found for an equal look-up, if it is still here."""

@@ -14,6 +14,8 @@ from typing import Generic, TypeVar
 
 from ray import serve
 
+from heliograph_serve.item_follower import Edition
+
 Query = TypeVar("Query")
 Answer = TypeVar("Answer")
 
@@ -41,17 +43,17 @@ class Crew(Generic[Query, Answer]):
 
     def __init__(
         self,
-        call: Callable[[str, Sequence[Query]], Awaitable[Answers[Answer]]],
+        call: Callable[[Edition, Sequence[Query]], Awaitable[Answers[Answer]]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take a method whose arguments are a bundle's identifier and a batch."""
+        """Take a method whose arguments are what numbers mean and a batch."""
         self._call = call
         self._clock = clock
         self._heard: dict[str, float] = {}
 
-    async def ask(self, bundle_id: str, batch: Sequence[Query]) -> Sequence[Answer]:
+    async def ask(self, edition: Edition, batch: Sequence[Query]) -> Sequence[Answer]:
         """Return the answers to a batch."""
-        found = await self._call(bundle_id, batch)
+        found = await self._call(edition, batch)
         self._heard[found.replica] = self._clock()
         return found.answers
 

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 from heliograph.events import History
 from heliograph_serve.crew import Answers
+from heliograph_serve.item_follower import Edition
 
 Query = TypeVar("Query")
 Answer = TypeVar("Answer")
@@ -29,8 +30,8 @@ BEGINNING = 8
 UNKNOWN = ""
 """Stands for the replica of a lane that nobody has asked yet."""
 
-Call = Callable[[str, Sequence[Query]], Awaitable[Answers[Answer]]]
-"""A method of a deployment; takes a bundle's identifier and a batch."""
+Call = Callable[[Edition, Sequence[Query]], Awaitable[Answers[Answer]]]
+"""A method of a deployment; takes what the numbers mean, and a batch."""
 
 
 @dataclass
@@ -72,14 +73,14 @@ class Lanes(Generic[Query, Answer]):
         """Return the replica that will answer a query, as far as is known."""
         return self._replicas[self._lane(query)]
 
-    async def ask(self, bundle_id: str, batch: Sequence[Query]) -> Sequence[Answer]:
+    async def ask(self, edition: Edition, batch: Sequence[Query]) -> Sequence[Answer]:
         """Return the answers to a batch.
 
         The lane of which was heard longest ago decides where the batch goes: where replicas come
         and go, no lane is believed for long.
         """
         lane = min({self._lane(query) for query in batch}, key=self._learnt_at.__getitem__)
-        found = await self._calls[lane](bundle_id, batch)
+        found = await self._calls[lane](edition, batch)
         self._replicas[lane] = found.replica
         self._learnt_at[lane] = self._clock()
         return found.answers

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heliograph.bundle import Bundle
-from heliograph.config import ServeConfig
+from heliograph.config import EmbeddingConfig, ServeConfig
 from heliograph.events import History
+from heliograph.item_changes import Changes
 from heliograph.models.item_tokens import FIRST_ITEM, prompt
+from heliograph.ranking.engine_items import ItemEmbeddings
 from heliograph.ranking.vllm_engine import Best, Engine, Query, start_engine
+from heliograph.revision import Encode, encoding, revise
 from heliograph_serve.autoscaling import Metered, WorkMeter
 from heliograph_serve.crew import Answers, own_name
+from heliograph_serve.item_follower import Edition, ItemFollower, log_of
 from heliograph_serve.lanes import lane_of
 from heliograph_serve.shelf import SWITCH_INTERVAL_S, Holder, Origin, Shelf
 
@@ -46,6 +51,18 @@ class Scoring:
         """Return the lane, which leads to the replica that may still know the prompt."""
         return lane_of(self.history)
 
+    def among(self, n_items: int) -> Scoring:
+        """Return the request without items whose number is too large for an engine."""
+        known = self.items < n_items
+        return replace(
+            self,
+            history=self.history[self.history < n_items],
+            items=self.items[known],
+            evidence=self.evidence[known],
+            excluded=self.excluded[self.excluded < n_items],
+            k=min(self.k, n_items),
+        )
+
     def query(self, max_history: int) -> Query:
         """Put it into the words of the engine."""
         closed = np.full(len(self.excluded), -np.inf, np.float32)
@@ -72,6 +89,15 @@ class Ranked:
     cached_tokens: int
     """Of the prompt, how many the replica still knew."""
 
+    def among(self, n_items: int) -> Ranked:
+        """Return the answer without items whose number is too large for a catalogue."""
+        if not len(self.items) or self.items.max() < n_items:
+            return self
+        known = self.items < n_items
+        return replace(
+            self, items=self.items[known], log_probabilities=self.log_probabilities[known]
+        )
+
 
 @dataclass(frozen=True)
 class BundleRanker:
@@ -80,6 +106,36 @@ class BundleRanker:
     engine: Engine
     max_history: int
     """Items of a history that the item LM reads, the newest."""
+
+    bundle: Bundle
+    embeddings: ItemEmbeddings
+    """Of items that have changed since the bundle."""
+
+    n_items: int
+    """Those that requests may name; of others the engine knows nothing."""
+
+    fits: bool = True
+    """Whether the engine has room for every item."""
+
+    def query(self, scoring: Scoring, lags: bool) -> Query:
+        """Put a request into the words of the engine."""
+        if lags or not self.fits:
+            scoring = scoring.among(self.n_items)
+        return scoring.query(self.max_history)
+
+    async def amended(self, changes: Changes) -> BundleRanker:
+        """Tell the engine of changes of items; all rankers of one bundle share it."""
+        if not changes.change:
+            return self
+        config = self.bundle.config
+        revision = await asyncio.to_thread(
+            lambda: revise(self.bundle.catalogue(), config, changes, encoding(config.embedding))
+        )
+        news = await asyncio.to_thread(self.embeddings.news, revision)
+        await self.engine.take_up(news)
+        self.embeddings.told(news)
+        n_items = self.embeddings.n_items
+        return replace(self, n_items=n_items, fits=n_items == revision.n_items)
 
 
 class Rank(Metered, Holder[BundleRanker]):
@@ -91,21 +147,39 @@ class Rank(Metered, Holder[BundleRanker]):
         # the engine's thread must not keep the network's waiting for 5 ms, Python's default
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.shelf = Shelf(
-            origin, partial(_start, serve=serve), close=lambda ranker: ranker.engine.close()
+            origin,
+            partial(_start, serve=serve),
+            close=lambda ranker: ranker.engine.close(),
+            amend=BundleRanker.amended,
         )
+        self.items = ItemFollower(log_of(serve, origin.bundles), self.shelf)
+        self.encoders: dict[EmbeddingConfig, Encode] = {}
         self.meter = WorkMeter()
         self.replica = own_name()
 
-    async def rank(self, bundle_id: str, scorings: Sequence[Scoring]) -> Answers[Ranked]:
+    async def rank(self, edition: Edition, scorings: Sequence[Scoring]) -> Answers[Ranked]:
         """Return the final ranking of each request.
 
         Raises:
             NotHeld: The numbers are of a bundle that this replica does not hold.
         """
-        ranker = self.shelf[bundle_id]
+        lags = await self.items.lags_behind(edition)
+        ranker = self.shelf[edition.bundle]
         with self.meter:
-            best = await ranker.engine.rank([one.query(ranker.max_history) for one in scorings])
+            best = await ranker.engine.rank([ranker.query(one, lags) for one in scorings])
         return Answers([_ranked(one) for one in best], self.replica)
+
+    async def encode(self, config: EmbeddingConfig, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the (texts, dim) vectors of an encoder, loaded when it is first asked.
+
+        This process has torch anyway, and no other of the graph has.
+
+        Raises:
+            InputError: The encoder is not here.
+        """
+        if config not in self.encoders:
+            self.encoders = {config: encoding(config)}
+        return await asyncio.to_thread(self.encoders[config], texts)
 
     async def check_health(self) -> None:
         """Tell Serve to replace this replica when an engine that is in use has died."""
@@ -123,4 +197,9 @@ def _ranked(best: Best) -> Ranked:
 def _start(bundle: Bundle, serve: ServeConfig) -> BundleRanker:
     max_history = bundle.config.models.item_lm.max_history
     n_items = len(bundle.catalogue())
-    return BundleRanker(start_engine(bundle.item_lm(), n_items, max_history, serve), max_history)
+    model = bundle.item_lm()
+    engine = start_engine(model, n_items, max_history, serve)
+    embeddings = ItemEmbeddings(
+        model, bundle.text_projection(), bundle.text(), n_items + serve.room_for_items
+    )
+    return BundleRanker(engine, max_history, bundle, embeddings, n_items)

@@ -23,6 +23,7 @@ from heliograph import __version__
 from heliograph.bundle import Bundle
 from heliograph.config import ServeConfig
 from heliograph.event_store.exposures import keep_exposures
+from heliograph.event_store.item_log import ItemLog
 from heliograph.history import NO_PAST
 from heliograph.identifiers import MAX_ID_LENGTH
 from heliograph_serve.api import (
@@ -47,6 +48,9 @@ from heliograph_serve.experiment_api import router as experiment_router
 from heliograph_serve.exposure_log import ExposureLog
 from heliograph_serve.feedback import SHARE_OF_DEADLINE, FeedbackIngress, Known
 from heliograph_serve.feedback import router as feedback_router
+from heliograph_serve.item_follower import ItemFollower
+from heliograph_serve.items import ItemsIngress
+from heliograph_serve.items import router as items_router
 from heliograph_serve.lanes import LANES, Lanes
 from heliograph_serve.request_record import note_answer
 from heliograph_serve.rollout import Fleet, Rollouts, Turn
@@ -72,7 +76,7 @@ ERRORS: dict[int | str, dict[str, object]] = {
 }
 
 
-class Recommend(Metered, FeedbackIngress, ExperimentIngress):
+class Recommend(Metered, FeedbackIngress, ExperimentIngress, ItemsIngress):
     """Finds the history, asks retrieval, asks the item LM, answers."""
 
     def __init__(
@@ -97,8 +101,11 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress):
             rules = serve.rules if bundle.id == origin.first_id else bundle.config.serve.rules
             return Serving(bundle, serve, rules, calls)
 
-        super().__init__(Shelf(origin, load), serve)
-        self.rollouts = Rollouts(Fleet(retrieve, rank), self.shelf)
+        super().__init__(Shelf(origin, load, amend=Serving.amended), serve)
+        self.items = ItemFollower(ItemLog(self.store), self.shelf)
+        self.fleet = Fleet(retrieve, rank)
+        self.ranker = rank
+        self.rollouts = Rollouts(self.fleet, self.shelf)
         self.turn = Turn()
         self.exposures = ExposureLog(partial(keep_exposures, self.store))
         self.serve = serve
@@ -176,6 +183,7 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress):
             version=__version__,
             users=len(serving.histories),
             items=len(serving.catalogue),
+            change=self.shelf.changes.change,
             uptime_s=round(time.monotonic() - self.started, 1),
             answers={tier: self.answers[tier] for tier in ("generative", "retrieval", "popular")},
             latency_ms={f"p{q}": round(float(np.percentile(latencies, q)), 2) for q in (50, 95, 99)}
@@ -236,5 +244,5 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress):
         )
 
 
-for each in (router, feedback_router, deploy_router, experiment_router):
+for each in (router, feedback_router, items_router, deploy_router, experiment_router):
     http.include_router(each)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -13,11 +13,23 @@ from numpy.typing import NDArray
 
 from heliograph.bundle import Bundle
 from heliograph.candidates import Candidates, Retriever
+from heliograph.catalog import Catalogue
+from heliograph.config import ServeConfig
 from heliograph.events import History
 from heliograph.filters import Filter, evaluate
 from heliograph.index import mask_of
+from heliograph.item_changes import Changes
+from heliograph.revision import (
+    Revision,
+    encoding,
+    revise,
+    revised_catalogue,
+    revised_sources,
+    unavailable,
+)
 from heliograph_serve.autoscaling import Metered, WorkMeter
 from heliograph_serve.crew import Answers, own_name
+from heliograph_serve.item_follower import Edition, ItemFollower, log_of
 from heliograph_serve.shelf import Holder, Origin, Shelf
 
 Narrowing = tuple[Filter | None, bytes | None]
@@ -25,6 +37,11 @@ Narrowing = tuple[Filter | None, bytes | None]
 
 QUICK = 2
 """Look-ups that take about a millisecond together: waiting for a thread would take as long."""
+
+FEW = 64
+"""Unavailable items that are dropped from deeper searches; more are kept out by a filter."""
+
+NOBODY = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,16 @@ class Lookup:
         """What decides which items may come back, exclusions aside."""
         return self.filter, None if self.included is None else self.included.tobytes()
 
+    def among(self, n_items: int) -> Lookup:
+        """Return the look-up without items whose number is too large for a catalogue."""
+        included = self.included
+        return replace(
+            self,
+            history=self.history[self.history < n_items],
+            excluded=self.excluded[self.excluded < n_items],
+            included=None if included is None else included[included < n_items],
+        )
+
     def key(self) -> tuple[bytes, bytes, int, Narrowing]:
         """Return what the answer depends on: of one bundle, equal keys have equal candidates."""
         return self.history.tobytes(), self.excluded.tobytes(), self.count, self.narrowing
@@ -62,9 +89,15 @@ class Lookup:
 class BundleRetriever:
     """The candidate models of one bundle."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.catalogue = bundle.catalogue()
-        self.retriever = Retriever(bundle.sources(), bundle.config.candidates, bundle.blend())
+    def __init__(
+        self, bundle: Bundle, catalogue: Catalogue, retriever: Retriever, revision: Revision | None
+    ) -> None:
+        """Take a bundle's catalogue and retriever with the changes of a revision, None: without."""
+        self.bundle = bundle
+        self.catalogue = catalogue
+        self.retriever = retriever
+        self.revision = revision
+        self.unavailable = NOBODY if revision is None else revision.unavailable
         self._matching = lru_cache(maxsize=256)(self._evaluate)
 
     def retrieve(self, lookups: Sequence[Lookup]) -> list[Candidates]:
@@ -78,34 +111,87 @@ class BundleRetriever:
             found = self.retriever.retrieve(
                 [lookup.history for lookup in group],
                 count,
-                [lookup.excluded for lookup in group],
-                eligible_of(group[0], self._matching, len(self.catalogue)),
+                [self._excluded(lookup) for lookup in group],
+                self._eligible(group[0]),
             )
             for row, place in enumerate(places):
                 answers[place] = found.row(row, count)
         return [answers[place] for place in range(len(lookups))]
 
+    def _excluded(self, lookup: Lookup) -> NDArray[np.int32]:
+        """Return what must not come back, with a few unavailable items: the cheapest way."""
+        if 0 < len(self.unavailable) <= FEW:
+            return np.concatenate([lookup.excluded, self.unavailable])
+        return lookup.excluded
+
+    def _eligible(self, lookup: Lookup) -> NDArray[np.bool_] | None:
+        eligible = eligible_of(lookup, self._matching, len(self.catalogue))
+        if len(self.unavailable) <= FEW:
+            return eligible
+        available = ~mask_of(self.unavailable, len(self.catalogue))
+        return available if eligible is None else eligible & available
+
     def _evaluate(self, condition: Filter) -> NDArray[np.bool_]:
         return evaluate(condition, self.catalogue.attributes)
 
 
-class Retrieve(Metered, Holder[BundleRetriever]):
+def load_retriever(bundle: Bundle) -> BundleRetriever:
+    """Read the candidate models of a bundle."""
+    retriever = Retriever(bundle.sources(), bundle.config.candidates, bundle.blend())
+    return BundleRetriever(bundle, bundle.catalogue(), retriever, None)
+
+
+def amended(base: BundleRetriever, now: BundleRetriever, changes: Changes) -> BundleRetriever:
+    """Return the candidate models with changes of items.
+
+    Args:
+        base: Without any.
+        now: With those up to now, of which nothing changes.
+        changes: All.
+    """
+    if now.revision is not None and now.revision.content == changes.content:
+        gone = unavailable(changes, now.catalogue.row_of.get)
+        revision = replace(now.revision, unavailable=gone)
+        return BundleRetriever(base.bundle, now.catalogue, now.retriever, revision)
+    config = base.bundle.config
+    revision = revise(base.catalogue, config, changes, encoding(config.embedding))
+    retriever = Retriever(
+        revised_sources(base.retriever.sources, revision), config.candidates, base.retriever.blend
+    )
+    return BundleRetriever(
+        base.bundle, revised_catalogue(base.catalogue, revision), retriever, revision
+    )
+
+
+@dataclass(frozen=True)
+class Held:
+    """A bundle's candidate models: as it has them, and with the changes of items since."""
+
+    base: BundleRetriever
+    now: BundleRetriever
+
+
+class Retrieve(Metered, Holder[Held]):
     """Holds the candidate models of the served bundle, and of one beside it."""
 
     meter: WorkMeter
 
-    def __init__(self, origin: Origin) -> None:
-        self.shelf = Shelf(origin, BundleRetriever)
+    def __init__(self, origin: Origin, serve: ServeConfig) -> None:
+        self.shelf = Shelf(origin, _load, amend=_amend)
+        self.items = ItemFollower(log_of(serve, origin.bundles), self.shelf)
         self.meter = WorkMeter()
         self.replica = own_name()
 
-    async def retrieve(self, bundle_id: str, lookups: Sequence[Lookup]) -> Answers[Candidates]:
+    async def retrieve(self, edition: Edition, lookups: Sequence[Lookup]) -> Answers[Candidates]:
         """Return candidates for each look-up, as one-row batches trimmed to what was found.
 
         Raises:
             NotHeld: The numbers are of a bundle that this replica does not hold.
         """
-        held = self.shelf[bundle_id]
+        lags = await self.items.lags_behind(edition)
+        held = self.shelf[edition.bundle].now
+        if lags:
+            lookups = [lookup.among(len(held.catalogue)) for lookup in lookups]
         with self.meter:
             if len(lookups) <= QUICK:
                 found = held.retrieve(lookups)
@@ -113,13 +199,24 @@ class Retrieve(Metered, Holder[BundleRetriever]):
                 found = await asyncio.to_thread(held.retrieve, lookups)
         return Answers(found, self.replica)
 
-    async def similar(self, bundle_id: str, item: int, count: int) -> Candidates:
+    async def similar(self, edition: Edition, item: int, count: int) -> Candidates:
         """Return the items most like one item, as a one-row batch.
 
         Raises:
             NotHeld: The number is of a bundle that this replica does not hold.
         """
-        return await asyncio.to_thread(self.shelf[bundle_id].retriever.similar, item, count)
+        await self.items.lags_behind(edition)
+        held = self.shelf[edition.bundle].now
+        return await asyncio.to_thread(held.retriever.similar, item, count, held.unavailable)
+
+
+def _load(bundle: Bundle) -> Held:
+    retriever = load_retriever(bundle)
+    return Held(retriever, retriever)
+
+
+async def _amend(held: Held, changes: Changes) -> Held:
+    return replace(held, now=await asyncio.to_thread(amended, held.base, held.now, changes))
 
 
 def eligible_of(

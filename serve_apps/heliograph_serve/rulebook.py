@@ -10,6 +10,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from heliograph.catalog import Catalogue
 from heliograph.config import Freshness, Rules
 from heliograph.events import History
 from heliograph.filters import And, Filter, evaluate, joined
+from heliograph.index import mask_of
 from heliograph.models.popularity import Popularity
 from heliograph.rules import (
     Bonus,
@@ -58,6 +60,39 @@ class Arranged:
     """False where places were left that no item within the caps could take."""
 
 
+class Vectors(Protocol):
+    """Text vectors, looked up by number."""
+
+    def __getitem__(self, rows: NDArray[np.int32], /) -> NDArray[np.float32]:
+        """Return (rows, dim)."""
+        ...
+
+
+class ChangedVectors:
+    """Vectors of which some are others now, and some came behind; what they were stays mapped."""
+
+    def __init__(
+        self,
+        mapped: NDArray[np.float32],
+        n_items: int,
+        numbers: NDArray[np.int32],
+        vectors: NDArray[np.float32],
+    ) -> None:
+        """Take (items, dim) vectors and the (numbers, dim) ones that stand for some of them."""
+        self._mapped = mapped
+        self._vectors = vectors
+        self._place_of = np.full(n_items, -1, np.int32)
+        self._place_of[numbers] = np.arange(len(numbers))
+
+    def __getitem__(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return (rows, dim)."""
+        found = np.asarray(self._mapped[np.minimum(rows, len(self._mapped) - 1)])
+        places = self._place_of[rows]
+        changed = places >= 0
+        found[changed] = self._vectors[places[changed]]
+        return found
+
+
 class RuleBook:
     """Reads the rules of requests and keeps what they need of the catalogue."""
 
@@ -65,10 +100,18 @@ class RuleBook:
         self,
         catalogue: Catalogue,
         popularity: Popularity,
-        vectors: NDArray[np.float32],
+        vectors: Vectors,
         configured: Rules,
+        unavailable: NDArray[np.int32] = NOTHING,
     ) -> None:
-        """Take (items, dim) text vectors of length 1, and the rules of requests that say nothing.
+        """Take what rules depend on.
+
+        Args:
+            catalogue: Its columns are what filters and caps name.
+            popularity: Of the same items.
+            vectors: (items, dim) text vectors of length 1.
+            configured: The rules of requests that say nothing.
+            unavailable: Numbers of items that must not come back.
 
         Raises:
             FieldError: The configured rules do not fit the catalogue.
@@ -79,6 +122,10 @@ class RuleBook:
         self.configured = configured
         self.plan = read_rules(configured, self.attributes, CONFIGURED)
         self.releases = Releases(_release_times(self.attributes), len(catalogue), _now_us())
+        self._available = _without(unavailable, len(catalogue))
+        self._by_popularity = popularity.ranking
+        if self._available is not None:
+            self._by_popularity = popularity.ranking[self._available[popularity.ranking]]
         self._matching = lru_cache(maxsize=64)(self._evaluate)
         self._groups = lru_cache(maxsize=16)(self._group)
         self._bonus = lru_cache(maxsize=16)(self._add_up)
@@ -123,8 +170,10 @@ class RuleBook:
 
     def popular(self, lookup: Lookup, bonus: Bonus | None) -> Candidates:
         """Return popular items, with the bonus, as a one-row batch."""
-        order = self.popularity.ranking if bonus is None else bonus.order
-        return popular_candidates(order, lookup.count, lookup.excluded, self._eligible(lookup))
+        order, eligible = self._by_popularity, self._matching_rows(lookup)
+        if bonus is not None:
+            order, eligible = bonus.order, self._eligible(lookup)
+        return popular_candidates(order, lookup.count, lookup.excluded, eligible)
 
     def arrange(
         self,
@@ -161,6 +210,12 @@ class RuleBook:
         return Arranged(ranked.take(chosen.places), chosen.within_caps == len(chosen.places))
 
     def _eligible(self, lookup: Lookup) -> NDArray[np.bool_] | None:
+        eligible = self._matching_rows(lookup)
+        if self._available is None or eligible is None:
+            return self._available if eligible is None else eligible
+        return eligible & self._available
+
+    def _matching_rows(self, lookup: Lookup) -> NDArray[np.bool_] | None:
         return eligible_of(lookup, self._matching, len(self.attributes))
 
     def _nats(self, tier: Tier, ranked: Candidates, bonus: Bonus | None) -> NDArray[np.float32]:
@@ -181,7 +236,7 @@ class RuleBook:
         """Return what is eligible and not ranked, popular items first, scored below the last."""
         left = ~self.barred(lookup)
         left[ranked.items[0]] = False
-        order = self.popularity.ranking if bonus is None else bonus.order
+        order = self._by_popularity if bonus is None else bonus.order
         others = popular_candidates(order, len(left), NOTHING, left)
         lowest = ranked.scores.min(initial=0)
         return replace(others, scores=np.full_like(others.scores, lowest))
@@ -203,6 +258,11 @@ class RuleBook:
             times = self.attributes.read(freshness.column, "time")
             nats += freshness_nats(times, freshness, len(nats), moment_us)
         return Bonus(nats, self.popularity.item_scores)
+
+
+def _without(unavailable: NDArray[np.int32], n_items: int) -> NDArray[np.bool_] | None:
+    """Return (items,), true where an item is available; None: all are."""
+    return ~mask_of(unavailable, n_items) if len(unavailable) else None
 
 
 def pool_of(n: int) -> int:

@@ -11,26 +11,32 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from copy import copy
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heliograph.bundle import Bundle
 from heliograph.candidates import Candidates, proposer_names
+from heliograph.catalog import Catalogue
 from heliograph.config import Rules, ServeConfig
 from heliograph.history import Past
+from heliograph.item_changes import Changes
+from heliograph.models.popularity import Popularity
+from heliograph.models.text import Text
 from heliograph.ranking import behind
 from heliograph.ranking.vllm_engine import MAX_K
+from heliograph.revision import Revision, encoding, revise, revised_catalogue, unavailable
 from heliograph.rules import Bonus, Evidence, Plan, boosted, raised
 from heliograph_serve.api import RecommendationRequest, RecommendedItem, SimilarItem, Tier
 from heliograph_serve.cache import CandidateCache
 from heliograph_serve.crew import Crew
+from heliograph_serve.item_follower import Edition
 from heliograph_serve.lanes import Lanes, PromptTokens
 from heliograph_serve.rank import Ranked, Scoring
 from heliograph_serve.retrieve import Lookup
-from heliograph_serve.rulebook import RuleBook, ranked_for
+from heliograph_serve.rulebook import ChangedVectors, RuleBook, Vectors, ranked_for
 from heliograph_serve.stage import Stage, StageUnavailable
 
 
@@ -54,11 +60,36 @@ class Clock:
 
 @dataclass(frozen=True)
 class Calls:
-    """The other deployments; the first argument is the bundle that the numbers are of."""
+    """The other deployments; the first argument says what the numbers mean."""
 
     retrieve: Crew[Lookup, Candidates]
-    similar: Callable[[str, int, int], Awaitable[Candidates]]
+    similar: Callable[[Edition, int, int], Awaitable[Candidates]]
     rank: Lanes[Scoring, Ranked]
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """What a bundle has before any item was changed."""
+
+    catalogue: Catalogue
+    popularity: Popularity
+    text: Text
+    configured: Rules
+    """Of requests that say nothing else."""
+
+    def rules(self, revision: Revision | None, catalogue: Catalogue | None = None) -> RuleBook:
+        """Return the rules over a catalogue with its revision; default: as it is here."""
+        if revision is None or catalogue is None:
+            vectors = self.text.item_vectors
+            return RuleBook(self.catalogue, self.popularity, vectors, self.configured)
+        changed: Vectors = self.text.item_vectors
+        if len(revision.reworded):
+            centred = self.text.centred(revision.vectors)
+            changed = ChangedVectors(
+                self.text.item_vectors, revision.n_items, revision.reworded, centred
+            )
+        popularity = self.popularity.extended(revision.n_items)
+        return RuleBook(catalogue, popularity, changed, self.configured, revision.unavailable)
 
 
 @dataclass(frozen=True)
@@ -89,26 +120,52 @@ class Serving:
         """
         self.id = bundle.id
         self.config = bundle.config
-        self.catalogue = bundle.catalogue()
+        self.bundled = Bundled(bundle.catalogue(), bundle.popularity(), bundle.text(), rules)
+        self.catalogue = self.bundled.catalogue
         self.titles = self.catalogue.titles
         self.histories = bundle.histories()
         self.blend = bundle.blend()
-        self.rules = RuleBook(self.catalogue, bundle.popularity(), bundle.text_vectors(), rules)
+        self.rules = self.bundled.rules(None)
+        self.revision: Revision | None = None
         self.remembered = CandidateCache(settings.candidate_cache_mb)
+        # batches hold requests of before and after a change of items: numbers are never given anew
+        self.newest = [Edition(bundle.id, 0)]
         self.retrieve: Stage[Lookup, Candidates] = Stage(
             "retrieve",
-            partial(calls.retrieve.ask, bundle.id),
+            lambda batch: calls.retrieve.ask(self.newest[0], batch),
             settings.max_batch_size,
             calls.retrieve.size,
         )
         self.rank: Stage[Scoring, Ranked] = Stage(
             "rank",
-            partial(calls.rank.ask, bundle.id),
+            lambda batch: calls.rank.ask(self.newest[0], batch),
             settings.max_batch_size,
             queue_of=calls.rank.queue_of,
         )
         self.prompts = PromptTokens()
-        self._similar = partial(calls.similar, bundle.id)
+        self._find_similar = calls.similar
+
+    async def amended(self, changes: Changes) -> Serving:
+        """Return what answers requests after changes of items, by the same stages."""
+        if not changes.change:
+            return self
+        new = await asyncio.to_thread(self._amended, changes)
+        self.newest[0] = Edition(self.id, changes.change)
+        return new
+
+    def _amended(self, changes: Changes) -> Serving:
+        new = copy(self)
+        if self.revision is not None and self.revision.content == changes.content:
+            gone = unavailable(changes, self.catalogue.row_of.get)
+            new.revision = replace(self.revision, unavailable=gone)
+        else:
+            bundled = self.bundled.catalogue
+            new.revision = revise(bundled, self.config, changes, encoding(self.config.embedding))
+            new.catalogue = revised_catalogue(bundled, new.revision)
+            new.titles = new.catalogue.titles
+        new.rules = self.bundled.rules(new.revision, new.catalogue)
+        new.remembered = self.remembered.emptied()
+        return new
 
     async def plan(self, request: RecommendationRequest) -> Plan:
         """Return the rules that hold; the first filter on a column takes its time."""
@@ -155,7 +212,7 @@ class Serving:
             TimeoutError, RayError, RayServeException: Retrieval does not answer.
         """
         async with asyncio.timeout(timeout_s):
-            found = await self._similar(item, n)
+            found = await self._find_similar(self.newest[0], item, n)
         return [
             SimilarItem(
                 item_id=self.catalogue.ids[row],
@@ -163,7 +220,7 @@ class Serving:
                 score=score,
                 sources=proposer_names(bits),
             )
-            for row, score, bits in _entries(found, n)
+            for row, score, bits in _entries(found.among(len(self.catalogue)), n)
         ]
 
     async def answering(self, clock: Clock) -> dict[str, bool]:
@@ -206,7 +263,8 @@ class Serving:
 
     async def _retrieved(self, lookup: Lookup, clock: Clock) -> Candidates | None:
         try:
-            return await self.retrieve.ask(lookup, clock.left_s())
+            found = await self.retrieve.ask(lookup, clock.left_s())
+            return found.among(len(self.catalogue))
         except StageUnavailable:
             return None
         finally:
@@ -256,7 +314,7 @@ class Serving:
         finally:
             clock.lap("rank")
         self.prompts.add(ranked.prompt_tokens, ranked.cached_tokens)
-        return ranked
+        return ranked.among(len(self.catalogue))
 
     def _items(self, candidates: Candidates, n: int) -> list[RecommendedItem]:
         return [

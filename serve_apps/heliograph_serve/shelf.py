@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,8 @@ from heliograph.bundle import Bundle, open_bundle
 from heliograph.config import CandidatesConfig
 from heliograph.deployments import Deployment, named_bundle, newest_deployment
 from heliograph.experiments import Experiment
+from heliograph.item_changes import NO_CHANGES, Changes
+from heliograph_serve.item_follower import ItemFollower
 
 State = TypeVar("State")
 Argument = TypeVar("Argument")
@@ -91,16 +93,29 @@ class Arms(Generic[State]):
     treatment: State
 
 
+async def unchanged(state: State, changes: Changes) -> State:
+    """Let changes of items make no difference."""
+    return state
+
+
 class Shelf(Generic[State]):
-    """Holds what a replica makes of each bundle."""
+    """Holds what a replica makes of each bundle, and of the changes of items since."""
 
     def __init__(
         self,
         origin: Origin,
         load: Callable[[Bundle], State],
         close: Callable[[State], None] = lambda state: None,
+        amend: Callable[[State, Changes], Awaitable[State]] = unchanged,
     ) -> None:
-        """Load the bundle that is served by now.
+        """Load the bundle that is served by now, without any changes yet.
+
+        Args:
+            origin: Where it is.
+            load: What a replica makes of a bundle; called in a thread.
+            close: Lets go of that; called in a thread.
+            amend: What it makes of that when items have changed; the changes are all since the
+                bundle. What came is left as it was: requests that have begun go on with it.
 
         Raises:
             InputError: It is not whole.
@@ -108,6 +123,9 @@ class Shelf(Generic[State]):
         self.origin = origin
         self._load = load
         self._close = close
+        self._amend = amend
+        self._amending = asyncio.Lock()
+        self.changes = NO_CHANGES
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="bundle")
         self._loading = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
@@ -170,7 +188,20 @@ class Shelf(Generic[State]):
         async with self._loading:
             await self._keep({*self.in_use, bundle_id})
             if bundle_id not in self._held:
-                self._held[bundle_id] = await self._in_loader(self._open_and_load, bundle_id)
+                state = await self._in_loader(self._open_and_load, bundle_id)
+                async with self._amending:
+                    self._held[bundle_id] = await self._amend(state, self.changes)
+
+    async def amend(self, changes: Changes) -> None:
+        """Let all bundles that are held follow newer changes of items."""
+        async with self._amending:
+            for bundle_id, state in list(self._held.items()):
+                self._held[bundle_id] = await self._amend(state, changes)
+            self.current = self._held[self.current_id]
+            if self.arms is not None:
+                treatment = self._held[self.arms.experiment.treatment]
+                self.arms = Arms(self.arms.experiment, treatment)
+            self.changes = changes
 
     async def drop(self, bundle_id: str) -> None:
         """Let go of a bundle that is not in use."""
@@ -240,7 +271,9 @@ class Shelf(Generic[State]):
 
     async def _keep(self, bundle_ids: set[str]) -> None:
         for bundle_id in set(self._held) - bundle_ids:
-            await self._in_loader(self._close, self._held.pop(bundle_id))
+            async with self._amending:
+                state = self._held.pop(bundle_id)
+            await self._in_loader(self._close, state)
 
     async def _in_loader(self, work: Callable[[Argument], Result], argument: Argument) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._loader, work, argument)
@@ -250,6 +283,7 @@ class Holder(Generic[State]):
     """Base of the deployments: what each replica does with bundles when it is told to."""
 
     shelf: Shelf[State]
+    items: ItemFollower
 
     async def prepare(self, bundle_id: str) -> None:
         """See `Shelf.prepare`."""
@@ -263,6 +297,10 @@ class Holder(Generic[State]):
         """See `Shelf.follow`."""
         await self.shelf.follow(deployment)
 
+    async def catch_up(self, change: int) -> None:
+        """See `ItemFollower.catch_up`."""
+        await self.items.catch_up(change)
+
     def report(self) -> Report:
         """Tell what this replica serves and what it has loaded."""
         arms = self.shelf.arms
@@ -270,5 +308,9 @@ class Holder(Generic[State]):
         return Report(self.shelf.current_id, sorted(self.shelf.held), taking_part)
 
     async def check_health(self) -> None:
-        """Look at what is deployed, whenever Serve asks how the replica is."""
+        """Look at what is deployed and has changed, whenever Serve asks how the replica is.
+
+        Serve asks for the first time before the first request.
+        """
         self.shelf.look()
+        await self.items.look()

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
 metadata = MetaData()
 
@@ -50,3 +62,17 @@ exposures = Table(
 )
 """What the users of an experiment were answered; `item_ids` is a JSON list, the first rank
 first."""
+items = Table(
+    "items",
+    metadata,
+    Column("item_id", String, primary_key=True),
+    Column("available", Boolean, nullable=False),
+    Column("change", BigInteger, nullable=False),
+    Column("place", BigInteger, unique=True),
+    Column("columns", String),
+    Column("text", String),
+    Column("encoder", String),
+    Column("vector", LargeBinary),
+    Index("items_by_change", "change"),
+)
+"""The latest state of each item that was changed online, as `ItemState` says; none ever goes."""

@@ -92,6 +92,11 @@ class Als:
         """Multiply user factors with all item factors."""
         return self.queries(histories) @ self.item_vectors.T
 
+    def extended(self, n_items: int) -> Self:
+        """Return the model for more items, which have no factors: it says nothing of them."""
+        vectors = np.pad(self.item_vectors, ((0, n_items - len(self.item_vectors)), (0, 0)))
+        return type(self)(vectors, self.confidence, self.regularization)
+
     def save(self, folder: Path) -> None:
         """Write the item factors and the fold-in settings."""
         save_file(

@@ -23,12 +23,18 @@ from torch import Tensor, nn
 
 from heliograph.config import ItemLMConfig
 from heliograph.events import History
-from heliograph.models.item_tokens import BOS, FIRST_ITEM, HF_FOLDER, prompt, vocabulary_size
+from heliograph.models.item_tokens import (
+    BOS,
+    FIRST_ITEM,
+    HF_FOLDER,
+    TEXT_FILE,
+    prompt,
+    vocabulary_size,
+)
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
 
-TEXT_FILE = "text.safetensors"
 ROPE_THETA = 10_000.0
 NORM_EPSILON = 1e-6
 MAX_BATCH_TOKENS = 16_384

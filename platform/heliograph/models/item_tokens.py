@@ -17,6 +17,9 @@ VOCABULARY_MULTIPLE = 64
 HF_FOLDER = "hf"
 """Folder of the Hugging Face checkpoint inside a saved item LM."""
 
+TEXT_FILE = "text.safetensors"
+"""Beside it: the (hidden, dim) `projection` by which text vectors become embeddings."""
+
 
 def prompt(history: History, max_history: int) -> list[int]:
     """Return the tokens of a history: BOS, then its newest `max_history` items."""

@@ -43,6 +43,10 @@ class Popularity:
         """All items, most popular first, equals in order of number; sorted once."""
         return np.argsort(-self.item_scores, kind="stable").astype(np.int32)
 
+    def extended(self, n_items: int) -> Self:
+        """Return the model for more items, which nobody has consumed."""
+        return type(self)(np.pad(self.item_scores, (0, n_items - len(self.item_scores))))
+
     def save(self, folder: Path) -> None:
         """Write the item scores."""
         save_file({"item_scores": self.item_scores}, folder / MODEL_FILE)

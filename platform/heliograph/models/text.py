@@ -9,11 +9,16 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from heliograph.config import TextConfig
 from heliograph.events import History
 from heliograph.models import MODEL_FILE
+from heliograph.workspace import InputError
+
+TEXT_LAYOUT = 2
+"""Counts the changes of what the file holds."""
 
 MAX_HALF_LIVES = 24
 """Items further back weigh less than 2 ** -24 of the newest: nothing, in float32."""
@@ -25,9 +30,18 @@ NOTHING = 1e-6
 class Text:
     """Scores an item by the cosine between its text and a recency-weighted mean of the history."""
 
-    def __init__(self, item_vectors: NDArray[np.float32], half_life: float) -> None:
-        """Keep the vectors, (items, dim) of length 1."""
+    def __init__(
+        self,
+        item_vectors: NDArray[np.float32],
+        half_life: float,
+        mean: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Keep the vectors, (items, dim) of length 1, and the (dim,) mean that was taken off them.
+
+        Without the mean, as older versions wrote it, no vector can be added.
+        """
         self.item_vectors = item_vectors
+        self.mean = mean
         self.half_life = half_life
         age = np.arange(np.ceil(MAX_HALF_LIVES * half_life))
         self.weights = (0.5 ** (age / half_life)).astype(np.float32)
@@ -35,8 +49,35 @@ class Text:
     @classmethod
     def fit(cls, config: TextConfig, vectors: NDArray[np.float32]) -> Self:
         """Centre the vectors, since all texts of one shop share a direction that says nothing."""
-        mean = vectors.mean(axis=0, dtype=np.float64) if len(vectors) > 1 else np.zeros(1)
-        return cls(_unit(vectors - mean.astype(np.float32)), config.half_life)
+        dim = vectors.shape[1]
+        mean = vectors.mean(axis=0, dtype=np.float64) if len(vectors) > 1 else np.zeros(dim)
+        centre = mean.astype(np.float32)
+        return cls(_unit(vectors - centre), config.half_life, centre)
+
+    def centred(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (texts, dim) vectors of the encoder as those of the items are kept.
+
+        Raises:
+            InputError: An older version has fitted the model.
+        """
+        if self.mean is None:
+            raise InputError(
+                "the text model of this bundle is of an older heliograph, and no item can be added "
+                "to it; build the bundle again"
+            )
+        return _unit(vectors - self.mean)
+
+    def revised(
+        self, n_items: int, numbers: NDArray[np.int32], vectors: NDArray[np.float32]
+    ) -> Self:
+        """Return the model for as many items or more, some of them with (numbers, dim) vectors.
+
+        The vectors are the encoder's, and every new item has one.
+        """
+        revised = np.zeros((n_items, self.item_vectors.shape[1]), np.float32)
+        revised[: len(self.item_vectors)] = self.item_vectors
+        revised[numbers] = self.centred(vectors)
+        return type(self)(revised, self.half_life, self.mean)
 
     def queries(self, histories: Sequence[History]) -> NDArray[np.float32]:
         """Average each history's vectors, an item `half_life` places back weighing half."""
@@ -52,26 +93,34 @@ class Text:
 
     def save(self, folder: Path) -> None:
         """Write the vectors and the half-life."""
-        save_file(
-            {"item_vectors": self.item_vectors, "half_life": np.array([self.half_life])},
-            folder / MODEL_FILE,
-        )
+        arrays = {"item_vectors": self.item_vectors, "half_life": np.array([self.half_life])}
+        if self.mean is not None:
+            arrays["mean"] = self.mean
+        save_file(arrays, folder / MODEL_FILE)
 
-    @staticmethod
-    def map_vectors(folder: Path) -> NDArray[np.float32]:
-        """Map the saved (items, dim) vectors into memory: processes share them, read-only."""
+    @classmethod
+    def mapped(cls, folder: Path) -> Self:
+        """Read what `save` wrote, the vectors mapped into memory: processes share them."""
         path = folder / MODEL_FILE
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             entry = json.loads(file.read(size))["item_vectors"]
         start = 8 + size + entry["data_offsets"][0]
-        return np.memmap(path, np.float32, "r", start, tuple(entry["shape"]))
+        return cls._read(path, np.memmap(path, np.float32, "r", start, tuple(entry["shape"])))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
-        arrays = load_file(folder / MODEL_FILE)
-        return cls(arrays["item_vectors"], float(arrays["half_life"][0]))
+        return cls._read(folder / MODEL_FILE, None)
+
+    @classmethod
+    def _read(cls, path: Path, vectors: NDArray[np.float32] | None) -> Self:
+        with safe_open(path, "np") as arrays:
+            names = set(arrays.keys())
+            found = {name: arrays.get_tensor(name) for name in names - {"item_vectors"}}
+            if vectors is None:
+                vectors = arrays.get_tensor("item_vectors")
+        return cls(vectors, float(found["half_life"][0]), found.get("mean"))
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -80,6 +80,15 @@ class Transitions:
         found.sort_indices()
         return found
 
+    def extended(self, n_items: int) -> Self:
+        """Return the model for more items, which follow nothing and which nothing follows."""
+        more = n_items - self.evidence.shape[0]
+        parts = self.evidence.data, self.evidence.indices
+        evidence = sparse.csr_array(
+            (*parts, np.pad(self.evidence.indptr, (0, more), mode="edge")), (n_items, n_items)
+        )
+        return type(self)(evidence, np.pad(self.log_popularity, (0, more)), self.decay)
+
     def save(self, folder: Path) -> None:
         """Write the evidence as the three arrays of a sparse matrix."""
         save_file(

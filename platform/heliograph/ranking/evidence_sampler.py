@@ -2,7 +2,8 @@
 
 A request brings tokens and what to add to their logits: evidence for candidates, -inf for items
 that must not come back. A request with a filter brings all tokens that may come back and closes
-the vocabulary to the others. Tokens that are no item are closed always.
+the vocabulary to the others. Tokens that are no item, or of one that is not available, are closed
+always.
 """
 
 from __future__ import annotations
@@ -39,9 +40,15 @@ class EvidenceSampler(LogitsProcessor):
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         self.device = device
         self.end = FIRST_ITEM + vllm_config.additional_config[N_ITEMS]
+        self.shut = torch.zeros(0, dtype=torch.int64, device=device)
         self.biases: dict[int, Bias] = {}
         self.everywhere: tuple[Tensor, Tensor, Tensor] | None = None
         self.closed: list[int] = []
+
+    def open_to(self, end: int, shut: NDArray[np.int64]) -> None:
+        """Move the end of the items, and close those tokens before it that are listed."""
+        self.end = end
+        self.shut = torch.from_numpy(shut.copy()).to(self.device)
 
     def is_argmax_invariant(self) -> bool:
         """Tell that the best token may change."""
@@ -64,6 +71,8 @@ class EvidenceSampler(LogitsProcessor):
         """Change (requests, vocabulary) logits in place."""
         logits[:, :FIRST_ITEM] = -torch.inf
         logits[:, self.end :] = -torch.inf
+        if len(self.shut):
+            logits[:, self.shut] = -torch.inf
         if self.everywhere is None:
             return logits
         rows, tokens, added = self.everywhere

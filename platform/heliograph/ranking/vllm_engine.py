@@ -16,7 +16,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -27,13 +27,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heliograph.config import ServeConfig
-from heliograph.models.item_tokens import BOS
+from heliograph.models.item_tokens import BOS, vocabulary_size
+from heliograph.ranking.engine_items import ItemTokens, with_room
 
 MAX_K = 1000
 """Tokens that a query can have back."""
 
 CLOSED = -1e30
 """Log-probabilities below this are of tokens that were closed."""
+
+RESET_AGAIN_S = 0.01
+"""Time until a prefix cache that is in use is tried again."""
 
 STEPPING = threading.Lock()
 """vLLM keeps what a forward pass works on in a variable of a module, so the engines of one process
@@ -80,6 +84,10 @@ class Best:
 class Engine(Protocol):
     """Ranks the catalogue after prompts."""
 
+    async def take_up(self, items: ItemTokens) -> None:
+        """Rank with other items from now on."""
+        ...
+
     async def rank(self, queries: Sequence[Query]) -> list[Best]:
         """Return the best next tokens of each query."""
         ...
@@ -107,8 +115,17 @@ def start_engine(model: Path, n_items: int, max_history: int, serve: ServeConfig
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    arguments = _engine_arguments(model, n_items, max_history, serve)
-    return InProcessEngine(arguments, serve) if in_process else AsyncEngine(arguments)
+    with with_room(model, vocabulary_size(n_items, serve.room_for_items)) as lent:
+        arguments = _engine_arguments(lent, n_items, max_history, serve)
+        return InProcessEngine(arguments, serve) if in_process else AsyncEngine(arguments)
+
+
+@dataclass
+class _Task:
+    """What the engine's thread is to do while no query is on its way."""
+
+    work: Callable[[Any], None]
+    done: Future[None]
 
 
 @dataclass
@@ -125,7 +142,7 @@ class InProcessEngine:
 
     def __init__(self, arguments: dict[str, Any], serve: ServeConfig) -> None:
         """Load the model; returns when it can score."""
-        self._waiting: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Batch | _Task | None] = queue.SimpleQueue()
         self._running: dict[str, tuple[_Batch, int]] = {}
         self._ids = itertools.count()
         started: Future[None] = Future()
@@ -134,6 +151,19 @@ class InProcessEngine:
         )
         self._thread.start()
         started.result()
+
+    async def take_up(self, items: ItemTokens) -> None:
+        """See `Engine.take_up`."""
+
+        def work(engine: Any) -> None:
+            engine.collective_rpc("take_up_items", args=items.packed())
+            if items.is_stale:
+                engine.reset_prefix_cache()
+
+        self.check()
+        task = _Task(work, Future())
+        self._waiting.put(task)
+        await asyncio.wrap_future(task.done)
 
     async def rank(self, queries: Sequence[Query]) -> list[Best]:
         """See `Engine.rank`."""
@@ -178,9 +208,7 @@ class InProcessEngine:
         started.set_result(None)
         try:
             while self._take(engine):
-                for output in _step(engine):
-                    if output.finished:
-                        self._finish(output)
+                self._step(engine)
         except Exception as error:
             logger.exception("the ranking engine died")
             self._fail(error)
@@ -194,11 +222,29 @@ class InProcessEngine:
             batch = self._waiting.get()
             if batch is None:
                 return False
+            if isinstance(batch, _Task):
+                self._do(engine, batch)
+                continue
             try:
                 self._add(engine, batch)
             except ValueError as error:  # a query that vLLM refuses; others go on
                 batch.done.set_exception(error)
         return True
+
+    def _do(self, engine: Any, task: _Task) -> None:
+        while self._running:  # what is on its way has read the old embeddings
+            self._step(engine)
+        try:
+            task.work(engine)
+        except Exception as error:
+            task.done.set_exception(error)
+        else:
+            task.done.set_result(None)
+
+    def _step(self, engine: Any) -> None:
+        for output in _step(engine):
+            if output.finished:
+                self._finish(output)
 
     def _add(self, engine: Any, batch: _Batch) -> None:
         for place, query in enumerate(batch.queries):
@@ -213,7 +259,9 @@ class InProcessEngine:
             batch.done.set_result([batch.answers[place] for place in range(len(batch.queries))])
 
     def _fail(self, error: Exception) -> None:
-        batches = {id(batch): batch for batch, _ in self._running.values()}
+        batches: dict[int, _Batch | _Task] = {
+            id(batch): batch for batch, _ in self._running.values()
+        }
         while not self._waiting.empty():
             if (batch := self._waiting.get()) is not None:
                 batches[id(batch)] = batch
@@ -232,6 +280,13 @@ class AsyncEngine:
 
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._ids = itertools.count()
+
+    async def take_up(self, items: ItemTokens) -> None:
+        """See `Engine.take_up`."""
+        await self._engine.collective_rpc("take_up_items", args=items.packed())
+        # refused while queries are on their way: these have the old embeddings in the cache
+        while items.is_stale and not await self._engine.reset_prefix_cache():
+            await asyncio.sleep(RESET_AGAIN_S)
 
     async def rank(self, queries: Sequence[Query]) -> list[Best]:
         """See `Engine.rank`."""
@@ -258,7 +313,8 @@ class AsyncEngine:
 def _engine_arguments(
     model: Path, n_items: int, max_history: int, serve: ServeConfig
 ) -> dict[str, Any]:
-    from heliograph.ranking.evidence_sampler import N_ITEMS, EvidenceSampler  # imports vLLM
+    from heliograph.ranking.engine_worker import ItemWorker  # these import vLLM
+    from heliograph.ranking.evidence_sampler import N_ITEMS, EvidenceSampler
 
     return {
         "model": str(model),
@@ -274,7 +330,9 @@ def _engine_arguments(
         "distributed_executor_backend": "uni",
         "logits_processors": [f"{EvidenceSampler.__module__}:{EvidenceSampler.__qualname__}"],
         "logprobs_mode": "processed_logprobs",
-        "max_logprobs": min(MAX_K, n_items),  # more than there are would kill the engine
+        # more than there are tokens would kill the engine
+        "max_logprobs": min(MAX_K, n_items + serve.room_for_items),
+        "worker_extension_cls": f"{ItemWorker.__module__}.{ItemWorker.__qualname__}",
         "additional_config": {N_ITEMS: n_items},
     }
 
