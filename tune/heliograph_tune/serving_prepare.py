@@ -6,6 +6,7 @@ is served in a trial contains a test item.
 
 from __future__ import annotations
 
+import logging
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -71,6 +72,7 @@ def serve_for_trials(place: Place, config: HeliographConfig) -> Iterator[None]:
     Raises:
         InputError: Serve runs on this cluster already.
     """
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # its lines would cut the table in two
     applications = set(serve.status().applications)
     if applications == {place.name}:
         end_serve()  # left by a sitting that was killed: nobody else is at work in the run's folder
