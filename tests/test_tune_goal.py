@@ -81,9 +81,9 @@ def test_without_a_goal_the_first_objective_decides(tmp_path: Path) -> None:
 def test_the_front_is_of_all_objectives_and_names_the_best(tmp_path: Path) -> None:
     search, record = serving(tmp_path), record_of(*POINTS)
     assert front(search, record, 3) == [0, 3, 2, 1]
-    table = front_table(search, record, 2)
+    table = front_table(search, record, standings(search, record)[0])
     assert table is not None
-    assert [row[0].text for row in table.rows] == ["as it stands", "3", "2, the best", "1"]
+    assert [row[0].text for row in table.rows] == ["as it stands", "3", "2, recommended", "1"]
 
 
 def test_where_no_trial_keeps_the_goal_the_nearest_is_named_and_not_promoted(

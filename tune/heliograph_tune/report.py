@@ -79,7 +79,7 @@ def render(search: Search, record: Record, name: str) -> str:
         parameters=parameters(search, record, ranked[0].number),
         importance=importance_chart(importance_of(search, record)),
         pareto=pareto(search, record),
-        front_table=front_table(search, record, ranked[0].number),
+        front_table=front_table(search, record, ranked[0]),
         trials=trials_table(search, record),
         config=dump_config(with_settings(search.config, record.asked[ranked[0].number].settings)),
     )
@@ -118,19 +118,22 @@ def verdict(search: Search, record: Record, ranked: list[Standing]) -> list[str]
     return sentences
 
 
-def front_table(search: Search, record: Record, recommended: int) -> Table | None:
+def front_table(search: Search, record: Record, best: Standing) -> Table | None:
     """Lay out the trials that no other beats in every objective, where there are several."""
     objectives = search.settings.objectives
     if len(objectives) < 2:
         return None
+    place = "the best"
+    if search.settings.goal:
+        place = "recommended" if keeps(search.settings.goal, best.metrics) else "nearest the goal"
     rows = []
     for number in front(search, record, len(objectives)):
         metrics, settings = record.finished[number].metrics, record.asked[number].settings
-        is_best = number == recommended
+        is_best = number == best.number
         name = "as it stands" if number == BASELINE else f"{number}"
         rows.append(
             [
-                Cell(f"{name}, the best" if is_best else name, words=True),
+                Cell(f"{name}, {place}" if is_best else name, words=True),
                 *(Cell(figure(metrics[objective]), best=is_best) for objective in objectives),
                 Cell(as_text(settings), words=True),
             ]
