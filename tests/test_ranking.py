@@ -8,7 +8,7 @@ import pytest
 from heliograph.candidates import Candidates, Proposals, proposer_names
 from heliograph.config import SOURCE_NAMES, RankingConfig
 from heliograph.index import NO_ITEM
-from heliograph.ranking import behind, rank
+from heliograph.ranking import behind, fitting, rank
 from heliograph.ranking.fitting import (
     Contest,
     build_contest,
@@ -91,6 +91,14 @@ def test_a_source_that_knows_gets_weight_and_the_others_next_to_none() -> None:
     assert world.ndcg(weights).mean() > 0.98 > world.ndcg(np.zeros(4)).mean()
     others = np.delete(weights * spread, TRANSITIONS)
     assert (np.abs(others) < 0.2 * weights[TRANSITIONS] * spread[TRANSITIONS]).all()
+
+
+def test_how_many_users_are_worked_on_at_once_makes_no_difference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = fit_weights(contest(users=60, seed=4))
+    monkeypatch.setattr(fitting, "CELLS", 1)  # one user at a time
+    assert fit_weights(contest(users=60, seed=4)).tolist() == whole.tolist()
 
 
 def test_fitting_does_not_depend_on_targets_that_nobody_proposes() -> None:
