@@ -96,9 +96,9 @@ def test_a_source_that_knows_gets_weight_and_the_others_next_to_none() -> None:
 def test_how_many_users_are_worked_on_at_once_makes_no_difference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = fit_weights(contest(users=60, seed=4))
+    whole = fit_weights(contest(users=12, seed=4))
     monkeypatch.setattr(fitting, "CELLS", 1)  # one user at a time
-    assert fit_weights(contest(users=60, seed=4)).tolist() == whole.tolist()
+    assert fit_weights(contest(users=12, seed=4)).tolist() == whole.tolist()
 
 
 def test_fitting_does_not_depend_on_targets_that_nobody_proposes() -> None:
