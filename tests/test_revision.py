@@ -138,8 +138,11 @@ def test_a_column_that_does_not_fit_is_refused_by_its_place(
 
 
 def test_what_another_bundle_does_not_have_is_left_out() -> None:
-    row = revised(came("n", 0, name="N", gone="x", year="not a number here")).rows
-    assert row["title"].to_pylist() == ["N"] and row["year"].to_pylist() == [None]
+    first = came("n", 0, name="N", gone="x", year="not a number here", since="soon")
+    rows = revised(first, came("m", 1, name=["no text"], year=7, job={"a": 1})).rows
+    assert rows["title"].to_pylist() == ["N", "m"]
+    assert rows["year"].to_pylist() == [None, 7]
+    assert rows["categories"].to_pylist() == [[], []]
 
 
 def test_only_texts_that_nobody_has_read_are_encoded() -> None:

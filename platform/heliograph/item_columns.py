@@ -78,8 +78,7 @@ class ItemColumns:
         )
         arrays = {self.config.item_id: pa.array(ids, pa.string())}
         for name, stored in types.items():
-            values = [self._fitting(name, row.get(name), stored) for row in rows]
-            arrays[name] = pa.array(values, stored)
+            arrays[name] = _column([row.get(name) for row in rows], stored)
         cleaned = clean_items(pa.table(arrays), self.config).drop_columns([REASON, ROW])
         missing = [one for one in self.schema if one.name not in cleaned.column_names]
         for one in missing:
@@ -98,13 +97,6 @@ class ItemColumns:
         is_text = name == self.config.categories and isinstance(value, str)
         return fit(value, pa.string() if is_text else stored, where)
 
-    def _fitting(self, name: str, value: Any, stored: pa.DataType) -> Any:
-        try:
-            found = self._fit(name, value, "")
-        except FieldError:
-            return None
-        return None if found is None else _scalar(found, stored).as_py()
-
 
 def fit(value: Any, stored: pa.DataType, place: str) -> Any:
     """Return a JSON value if a column of a type can hold it.
@@ -117,41 +109,64 @@ def fit(value: Any, stored: pa.DataType, place: str) -> Any:
     if is_list(stored):
         if not isinstance(value, list):
             raise FieldError(place, f"expected a list, got {shown(value)}")
-        for number, entry in enumerate(value):
-            fit(entry, stored.value_type, f"{place}.{number}")
-    else:
-        kind = kind_of(stored)
-        if kind is None:
-            raise FieldError(place, f"holds values of type {stored}, which cannot be given online")
-        if not _is_of_kind(value, kind) or value in (math.inf, -math.inf) or value != value:
-            raise FieldError(place, f"expected {KINDS[kind]}, got {shown(value)}")
-    if isinstance(value, str) and "\0" in value:  # PostgreSQL keeps none
+        if pa.types.is_fixed_size_list(stored) and len(value) != stored.list_size:
+            raise FieldError(place, f"expected {stored.list_size} entries, got {len(value)}")
+        return [fit(one, stored.value_type, f"{place}.{n}") for n, one in enumerate(value)]
+    kind = kind_of(stored)
+    if kind is None:
+        raise FieldError(place, f"holds values of type {stored}, which cannot be given online")
+    if not _is_of_kind(value, kind):
+        raise FieldError(place, f"expected {KINDS[kind]}, got {shown(value)}")
+    if kind == "text" and "\0" in value:  # PostgreSQL keeps none
         raise FieldError(place, "has a character that is nothing (U+0000)")
     if isinstance(value, float) and pa.types.is_integer(stored) and not value.is_integer():
         raise FieldError(place, f"expected a whole number, got {shown(value)}")
     try:
-        _scalar(value, stored)
+        value.encode() if kind == "text" else pa.array([_plain(value, stored)], stored)
     except (pa.ArrowException, ValueError, OverflowError, TypeError) as error:
         raise FieldError(place, f"{shown(value)} is no value of type {stored}: {error}") from error
     return value
 
 
+def _column(values: Sequence[Any], stored: pa.DataType) -> pa.Array:
+    """Return values as a column; those that do not fit are missing."""
+    try:
+        return pa.array([_plain(value, stored) for value in values], stored)
+    except (pa.ArrowException, ValueError, OverflowError, TypeError):
+        return pa.array([_plain(_fitting(value, stored), stored) for value in values], stored)
+
+
+def _fitting(value: Any, stored: pa.DataType) -> Any:
+    try:
+        return fit(value, stored, "")
+    except FieldError:
+        return None
+
+
+def _plain(value: Any, stored: pa.DataType) -> Any:
+    """Return a JSON value as Arrow takes it: times are texts in JSON."""
+    if value is None:
+        return None
+    if is_list(stored):
+        if not isinstance(value, list):
+            raise TypeError(f"expected a list, got {shown(value)}")
+        return [_plain(entry, stored.value_type) for entry in value]
+    if kind_of(stored) == "time":
+        moment = pa.scalar(int(_microseconds(value)), pa.timestamp("us"))
+        return moment.cast(stored, safe=False).as_py()
+    return value
+
+
 def _is_of_kind(value: Any, kind: str) -> bool:
     if kind == "number":
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) or _is_finite(value)
     if kind == "time":
-        return isinstance(value, str) and not np.isnan(_microseconds(value))
+        return isinstance(value, str) and not math.isnan(_microseconds(value))
     return isinstance(value, bool if kind == "boolean" else str)
 
 
-def _scalar(value: Any, stored: pa.DataType) -> pa.Scalar:
-    if is_list(stored):
-        entries = [None if one is None else _scalar(one, stored.value_type) for one in value]
-        return pa.scalar([one and one.as_py() for one in entries], stored)
-    if kind_of(stored) == "time":
-        moment = pa.scalar(int(_microseconds(value)), pa.timestamp("us"))
-        return moment.cast(stored, safe=False)
-    return pa.scalar(value, stored)
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _microseconds(text: str) -> float:
