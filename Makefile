@@ -35,13 +35,15 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Files of tests that run at the same time, each with a Ray of its own.
+TESTS_AT_ONCE ?= 2
 test: install
-	$(BIN)/python -m pytest -m "not cluster"
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -m "not cluster" -n $(TESTS_AT_ONCE) --dist loadfile
+	$(BIN)/python -m pytest -m cluster -n $(TESTS_AT_ONCE) --dist loadfile
 
 # The tests that start no Ray: under a minute.
 test-fast: install
-	$(BIN)/python -m pytest -m "not cluster"
+	$(BIN)/python -m pytest -m "not cluster" -n $(TESTS_AT_ONCE) --dist loadfile
 
 bench: install
 	$(BIN)/python benchmarks/run.py
