@@ -198,6 +198,14 @@ def test_malformed_json_is_refused(url: str) -> None:
     assert reply.json()["error"]["code"] == "malformed_json"
 
 
+def test_json_that_is_not_called_so_is_refused_with_the_cure(url: str) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    body = '{"user_id": "user-0"}'
+    reply = httpx.post(f"{url}/v1/recommendations", content=body, headers=form)
+    assert reply.status_code == 422
+    assert "Content-Type: application/json, not with application/x-www" in reply.text
+
+
 def test_unknown_items_and_paths_are_not_found(url: str) -> None:
     reply = httpx.get(f"{url}/v1/items/none/similar")
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "unknown_item")

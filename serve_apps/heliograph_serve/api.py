@@ -268,6 +268,13 @@ def install_error_handlers(http: FastAPI) -> None:
             reason = problem.get("ctx", {}).get("error", problem["msg"])
             detail = ErrorDetail(code="malformed_json", message=f"the body is not JSON: {reason}")
             return _answer(400, detail)
+        kind = request.headers.get("content-type", "none")
+        if problem["loc"][:1] == ("body",) and "json" not in kind and problem["type"] != "missing":
+            message = (
+                f"a body is read with the header Content-Type: application/json, not with {kind}; "
+                "curl sends that with --json"
+            )
+            return _answer(422, ErrorDetail(code="invalid_request", message=message))
         shapes = (EVENT_SHAPE, BATCH_SHAPE)
         parts = [str(part) for part in problem["loc"][1:] if part not in shapes]
         field = ".".join(parts) or None
