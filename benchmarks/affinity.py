@@ -17,7 +17,7 @@ from unittest import mock
 
 import httpx
 
-from graph import _request
+from graph import recommendation_request
 from heliograph.bundle import Bundle, open_bundle
 from heliograph.config import DeploymentConfig
 from heliograph.load import closed_loop
@@ -59,7 +59,7 @@ def visits(bundle: Bundle, router: str, replicas: int, rounds: int) -> list[dict
     """Let every user come so many times; returns the figures of each time."""
     several = DeploymentConfig(min_replicas=replicas, max_replicas=replicas)
     settings = bundle.config.serve.model_copy(update={"port": free_port(), "rank": several})
-    requests = [_request(user.id) for user in users_of(bundle)]
+    requests = [recommendation_request(user.id) for user in users_of(bundle)]
     with mock.patch.object(app, "BY_LANE", router), running_graph(bundle.folder, settings) as url:
         isolated(300, answered, settings.port, list(itertools.islice(requests, 2 * CLIENTS)))
         return [one_round(url, settings.port, requests) for _ in range(rounds)]

@@ -23,7 +23,7 @@ def measure_graph(plan: Plan) -> list[Row]:
     """Measure every user once, then the same users again; note the memory after each load."""
     bundle = open_bundle(plan.bundle)
     settings = bundle.config.serve.model_copy(update={"port": free_port()})
-    requests = [_request(user.id) for user in users_of(bundle)]
+    requests = [recommendation_request(user.id) for user in users_of(bundle)]
     port = settings.port
     with running_graph(bundle.folder, settings):
         rows = [measure_first_visit(GRAPH, FIRST_VISIT, port, requests, FIRST_VISIT_CLIENTS, ITEMS)]
@@ -34,7 +34,7 @@ def measure_graph(plan: Plan) -> list[Row]:
     return [*rows, _memory(max(sizes, key=lambda size: sum(size.values())))]
 
 
-def _request(user_id: str) -> bytes:
+def recommendation_request(user_id: str) -> bytes:
     wanted = {"user_id": user_id, "n": ITEMS, "deadline_ms": DEADLINE_MS}
     return http_request("POST", "/v1/recommendations", wanted)
 

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from heliograph.load import STALLED_S, Answer, Client, LoadError, closed_loop
 
-from graph import _request
+from graph import recommendation_request
 from heliograph.bundle import open_bundle
+from heliograph.load import STALLED_S, Answer, Client, LoadError, closed_loop
 from heliograph.workspace import write_json
 from heliograph_serve.graph import running_graph
 from isolation import isolated
@@ -70,7 +70,7 @@ def measure(folder: Path, seconds: float, requests: int) -> dict[str, object]:
     """Return the figures of one graph."""
     bundle = open_bundle(folder)
     settings = bundle.config.serve.model_copy(update={"port": free_port()})
-    asked = [_request(user.id) for user in users_of(bundle)]
+    asked = [recommendation_request(user.id) for user in users_of(bundle)]
     timeout_s = 600 + 2 * seconds
     with running_graph(bundle.folder, settings):
         isolated(timeout_s, answered, settings.port, asked, WARM_UP_REQUESTS)
