@@ -475,7 +475,8 @@ class ServeConfig(Config):
 
     room_for_items: int = Field(default=256, ge=0)
     """Items that the ranking engine can take up beside those of the bundle, from `PUT /v1/items`;
-    room that nobody uses costs next to nothing. More need a bundle that was built with them."""
+    each is a row of its embeddings and a logit of every request. More need a bundle that was built
+    with them."""
 
     engine: Literal["in_process", "async"] = "in_process"
     """vLLM stepped inside the replica (small models), or as `AsyncLLM` in its own process."""
