@@ -23,7 +23,7 @@ settings.load_profile("heliograph")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the clusters and graphs of this process apart from all others on the machine."""
-    folder = tempfile.mkdtemp(prefix="ray-")  # a short path: Ray's sockets lie below it
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: Ray's sockets lie below it
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     os.environ["RAY_TMPDIR"] = folder
     for port in ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"):
