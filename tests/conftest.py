@@ -26,6 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: Ray's sockets lie below it
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     os.environ["RAY_TMPDIR"] = folder
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that share the machine
     for port in ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"):
         os.environ[port] = str(_free_port())
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")  # not 30 s a graph

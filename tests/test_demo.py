@@ -21,7 +21,7 @@ pytestmark = pytest.mark.cluster
 
 DEMO = Path(__file__).parent.parent / "examples" / "movielens" / "demo.py"
 MARK = "HELIOGRAPH_TEST_RUN"
-PATIENCE_S = 300
+PATIENCE_S = 500.0
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,8 @@ def url(bundle: Bundle) -> Iterator[str]:
         update={
             "port": free_port(),
             "deadline_ms": 5000.0,
-            # the item LM is the bottleneck: a fifth of its time is much already
-            "rank": DeploymentConfig.model_validate(eager | {"target_busy": 0.2}),
+            # the item LM is the bottleneck: a twentieth of its time is much already
+            "rank": DeploymentConfig.model_validate(eager | {"target_busy": 0.05}),
             "recommend": DeploymentConfig.model_validate(eager | {"target_busy": 1.0}),
         }
     )
