@@ -56,11 +56,19 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def bundle(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Build the small shop, once for all tests that serve it."""
+def built_shop(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the small shop, once for all tests that serve it; returns its folder."""
     shop = write_shop(tmp_path_factory.mktemp("shop"))
     build_shop(shop)
-    return open_bundle(shop.parent / "workspace" / "bundles")
+    return shop.parent
+
+
+@pytest.fixture(scope="module")
+def bundle(built_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Copy the small shop: what one file of tests tells its event store concerns no other."""
+    copy = tmp_path_factory.mktemp("served") / "shop"
+    shutil.copytree(built_shop, copy)
+    return open_bundle(copy / "workspace" / "bundles")
 
 
 @pytest.fixture(scope="session")

@@ -224,3 +224,9 @@ def test_popular_candidates_are_the_first_of_the_order_that_pass() -> None:
     eligible = np.array([True, True, True, True, False])
     assert popular_candidates(order, 2, history(2), eligible).items.tolist() == [[0, 1]]
     assert popular_candidates(order, 9, EMPTY, None).items.tolist() == [[4, 2, 0, 1, 3]]
+
+
+def test_popular_candidates_may_be_of_an_order_of_some_items() -> None:
+    some = np.array([9, 2, 7], np.int32)
+    assert popular_candidates(some, 3, history(2, 40), None).items.tolist() == [[9, 7]]
+    assert popular_candidates(some[:0], 3, history(2), None).items.tolist() == [[]]

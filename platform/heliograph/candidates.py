@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from heliograph.blend import Blend
 from heliograph.config import SOURCE_NAMES, CandidatesConfig, Proposer, SourceName
 from heliograph.events import History
-from heliograph.index import NO_ITEM, distinct, largest, mask_of
+from heliograph.index import NO_ITEM, distinct, largest
 from heliograph.sources import Limits, Sources, first_others
 
 PROPOSERS: tuple[Proposer, ...] = (*SOURCE_NAMES, "item_lm")
@@ -222,7 +222,7 @@ def popular_candidates(
 ) -> Candidates:
     """Return the first eligible items of an order, as a one-row batch without open places."""
     order = by_popularity if eligible is None else by_popularity[eligible[by_popularity]]
-    items = first_others(order, count, mask_of(excluded, len(by_popularity)))[None, :]
+    items = first_others(order, count, excluded)[None, :]
     scores = (1 / np.arange(1, items.shape[1] + 1)).astype(np.float32)[None, :]
     proposers = np.full(items.shape, _bit("popularity"), np.uint8)
     return Candidates(items, scores, np.zeros_like(scores), proposers)

@@ -95,8 +95,7 @@ class AskedPopularity:
 
     def best(self, row: int) -> NDArray[np.int32]:
         """See `Asked`."""
-        refused = mask_of(self.limits.excluded[row], len(self.item_scores))
-        return first_others(self.order, self.limits.depth, refused)
+        return first_others(self.order, self.limits.depth, self.limits.excluded[row])
 
     def evidence(self, row: int, items: NDArray[np.int32]) -> NDArray[np.float32]:
         """See `Asked`."""
@@ -161,8 +160,9 @@ class AskedVectors:
 
 
 def first_others(
-    order: NDArray[np.int32], count: int, refused: NDArray[np.bool_]
+    order: NDArray[np.int32], count: int, excluded: NDArray[np.int32]
 ) -> NDArray[np.int32]:
-    """Return the first `count` items of an order that a mask of all items does not refuse."""
-    first = order[: count + np.count_nonzero(refused)]  # at most so many can be lost
-    return first[~refused[first]][:count]
+    """Return the first `count` items of an order, of all items or some, that are not excluded."""
+    first = order[: count + len(excluded)]  # at most so many can be lost
+    highest = max(first.max(initial=-1), excluded.max(initial=-1))
+    return first[~mask_of(excluded, highest + 1)[first]][:count]
