@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,16 @@ CALM_S = 20.0
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    measure_two(__doc__, measure)
+
+
+def measure_two(description: str | None, measure: Callable[[Bundle, Bundle, int], None]) -> None:
+    """Read the command line of a benchmark of two bundles, and measure.
+
+    Raises:
+        InputError: They do not lie in one folder.
+    """
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("bundle_a", type=Path)
     parser.add_argument("bundle_b", type=Path)
     parser.add_argument("--clients", type=int, default=8)

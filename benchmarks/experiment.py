@@ -8,16 +8,13 @@ answered from B, then everybody from A again.
 
 from __future__ import annotations
 
-import argparse
 import time
 import uuid
-from pathlib import Path
 
 from constant_load import ConstantLoad
-from deploy import CALM_S, line, wait
-from heliograph.bundle import Bundle, open_bundle
+from deploy import CALM_S, line, measure_two, wait
+from heliograph.bundle import Bundle
 from heliograph.client import start_experiment, status, stop_experiment
-from heliograph.workspace import InputError
 from heliograph_serve.graph import running_graph
 from levels import free_port
 from workload import users_of
@@ -25,15 +22,7 @@ from workload import users_of
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle_a", type=Path)
-    parser.add_argument("bundle_b", type=Path)
-    parser.add_argument("--clients", type=int, default=8)
-    arguments = parser.parse_args()
-    control, treatment = open_bundle(arguments.bundle_a), open_bundle(arguments.bundle_b)
-    if control.folder.parent != treatment.folder.parent:
-        raise InputError("the bundles do not lie in one folder; copy one beside the other")
-    measure(control, treatment, arguments.clients)
+    measure_two(__doc__, measure)
 
 
 def measure(control: Bundle, treatment: Bundle, clients: int) -> None:
