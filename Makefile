@@ -35,15 +35,13 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The tests that start no Ray: under a minute. Files run two at a time; those with a graph one after
-# the other, since two graphs on one machine choose their replicas' ports from one range.
-FAST := -m "not cluster" -n 2 --dist loadfile
-test: install
-	$(BIN)/python -m pytest $(FAST)
-	$(BIN)/python -m pytest -m cluster
+# Files run two at a time; those that start no Ray come first and take under a minute.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: test-fast
+	$(PYTEST) -m cluster
 
 test-fast: install
-	$(BIN)/python -m pytest $(FAST)
+	$(PYTEST) -m "not cluster"
 
 bench: install
 	$(BIN)/python benchmarks/run.py

@@ -167,10 +167,11 @@ def do(name: str, work: Callable[[], None]) -> Killing:
 def kill(program: str) -> None:
     """Kill the first of our processes of a kind."""
     for process in psutil.Process().children(recursive=True):
-        command = " ".join(process.cmdline())
-        if command.startswith(program) or process.name() == program:
-            process.kill()
-            return
+        with suppress(psutil.Error):  # one that has ended, whoever still keeps its number
+            command = " ".join(process.cmdline())
+            if command.startswith(program) or process.name() == program:
+                process.kill()
+                return
     raise RuntimeError(f"no process {program} to be killed")
 
 

@@ -1,7 +1,6 @@
 import asyncio
 import os
 import shutil
-import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -15,10 +14,20 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from threadpoolctl import threadpool_limits
 
 from heliograph.bundle import Bundle, open_bundle
+from processes import free_port
 from small_shop import build_shop, write_shop
 
 settings.register_profile("heliograph", deadline=None)  # a busy machine is no bug
 settings.load_profile("heliograph")
+
+LONGEST = ("test_demo", "test_tune_search", "test_data_parallel", "test_deploy")
+"""Files that take minutes. Begun last, they would leave the other half of the machine idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,14 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["RAY_TMPDIR"] = folder
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that share the machine
     for port in ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"):
-        os.environ[port] = str(_free_port())
+        os.environ[port] = str(free_port())
+    first = 20_000 + os.getpid() % 100 * 100  # of replicas; in the range of no other process
+    os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(first)
+    os.environ["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] = str(first + 99)
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")  # not 30 s a graph
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session", autouse=True)

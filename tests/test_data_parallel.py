@@ -20,6 +20,7 @@ from heliograph.models.item_lm_run import DivergedError, Epoch
 from heliograph.models.item_lm_training import fit_item_lm
 from heliograph.splits import leave_one_out
 from heliograph.workspace import InputError
+from processes import descendants, title
 from worlds import clustered_vectors, cycle
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
@@ -66,14 +67,7 @@ class GivenUpError(Exception):
 
 def workers() -> list[psutil.Process]:
     """Return the processes of this test's Ray that are training."""
-    return [child for child in psutil.Process().children(recursive=True) if _is_training(child)]
-
-
-def _is_training(process: psutil.Process) -> bool:
-    try:
-        return "RayTrainWorker" in " ".join(process.cmdline())
-    except psutil.Error:  # it has just ended
-        return False
+    return [child for child in descendants() if "RayTrainWorker" in title(child)]
 
 
 @pytest.mark.parametrize("negatives", [None, 6])

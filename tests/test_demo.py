@@ -17,6 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from processes import free_port
+
 pytestmark = pytest.mark.cluster
 
 DEMO = Path(__file__).parent.parent / "examples" / "movielens" / "demo.py"
@@ -45,12 +47,6 @@ def demo(workspace: Path, mark: str, port: int, *arguments: str) -> Iterator[sub
             yield process
         finally:
             process.terminate()  # has ended already, unless the test has failed
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def left_over(mark: str) -> list[str]:

@@ -28,9 +28,9 @@ from heliograph.bundle import CONFIG_FILE, MANIFEST, Bundle, open_bundle, write_
 from heliograph.cli import app as commands
 from heliograph.config import EventsConfig
 from heliograph_serve.graph import require_free_port, running_graph, wait_until_ready
+from processes import alive, free_port, replicas
 from small_shop import ITEMS, STEPS, build_shop, item_id, write_shop
-from test_graph import Answer, ask, free_port, ids
-from test_graph_feedback import replicas
+from test_graph import Answer, ask, ids
 
 pytestmark = pytest.mark.cluster
 
@@ -327,7 +327,7 @@ def test_a_replica_that_is_started_again_serves_what_is_deployed(
     before = replicas_of(url)
     for process in replicas(deployment):
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(30)
+        assert not alive([process])
     wait_until_ready(url)
     give_up = time.monotonic() + 60
     while replicas_of(url) != before and time.monotonic() < give_up:

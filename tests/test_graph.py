@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 
 from heliograph.against import compare_with_graph
@@ -26,6 +24,7 @@ from heliograph.ranking import rank
 from heliograph.splits import NextItems
 from heliograph.workspace import InputError
 from heliograph_serve.graph import require_free_port, running_graph, wait_until_ready
+from processes import free_port, replicas
 from small_shop import ITEMS, STEPS, item_id
 
 pytestmark = pytest.mark.cluster
@@ -39,12 +38,6 @@ def url(bundle: Bundle) -> Iterator[str]:
     with running_graph(bundle.folder, settings) as url:
         yield url
     require_free_port(settings.host, settings.port)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ask(url: str, **request: Any) -> Answer:
@@ -275,7 +268,7 @@ def test_a_busy_port_is_refused_with_the_cure(url: str, bundle: Bundle) -> None:
 
 
 def test_requests_survive_the_death_of_the_ranking_model(url: str) -> None:
-    os.kill(replica("Rank").pid, signal.SIGKILL)
+    os.kill(replicas("Rank")[0].pid, signal.SIGKILL)
     tiers: Counter[str] = Counter()
     give_up = time.monotonic() + 240
     while time.monotonic() < give_up:
@@ -292,7 +285,7 @@ def test_requests_survive_the_death_of_the_ranking_model(url: str) -> None:
 
 def test_the_death_of_retrieval_is_no_server_error(url: str) -> None:
     ask(url, user_id="user-4", n=5)
-    os.kill(replica("Retrieve").pid, signal.SIGKILL)
+    os.kill(replicas("Retrieve")[0].pid, signal.SIGKILL)
     assert ask(url, user_id="user-4", n=5, deadline_ms=2000)["tier"] == "generative"
     assert len(ids(ask(url, user_id="user-5", n=6, deadline_ms=300))) == 6
     statuses = Counter(
@@ -301,15 +294,6 @@ def test_the_death_of_retrieval_is_no_server_error(url: str) -> None:
     assert set(statuses) <= {200, 503}, statuses
     wait_until_ready(url)
     assert httpx.get(f"{url}/v1/items/{item_id(3)}/similar").status_code == 200
-
-
-def replica(deployment: str) -> psutil.Process:
-    """Find the process of a deployment's replica among our own descendants."""
-    for process in psutil.Process().children(recursive=True):
-        title = " ".join(process.cmdline()[:1])
-        if title.startswith(f"ray::ServeReplica:heliograph:{deployment}"):
-            return process
-    raise AssertionError(f"no replica of {deployment} is running")
 
 
 def test_scores_decrease_along_the_answer(url: str) -> None:

@@ -31,7 +31,7 @@ from heliograph.workspace import InputError
 from heliograph_serve.access import SCOPE_OF
 from heliograph_serve.graph import require_free_port, running_graph
 from heliograph_serve.status import graph_at
-from test_graph import free_port
+from processes import free_port
 
 pytestmark = pytest.mark.cluster
 

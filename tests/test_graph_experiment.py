@@ -22,11 +22,12 @@ from heliograph.cli import app as commands
 from heliograph.event_store.exposures import Subject, subjects
 from heliograph.experiments import Experiment
 from heliograph_serve.graph import require_free_port, running_graph, wait_until_ready
+from processes import alive, free_port, replicas
 from small_shop import USERS, write_shop
 from stores import opened
 from test_deploy import Clients, deployments, end_of, replicas_of, titles_of
-from test_graph import Answer, ask, free_port, ids
-from test_graph_feedback import ENOUGH_FOR_BOTH, replicas
+from test_graph import Answer, ask, ids
+from test_graph_feedback import ENOUGH_FOR_BOTH
 
 pytestmark = pytest.mark.cluster
 
@@ -208,7 +209,7 @@ def test_every_replica_divides_alike_and_killed_ones_again(url: str, shop: Shop)
     for kind in ("Rank", "Retrieve", "Recommend"):
         for process in replicas(kind):
             os.kill(process.pid, signal.SIGKILL)
-            process.wait(30)
+            assert not alive([process])
     wait_until_ready(url)
     give_up = time.monotonic() + 60
     while replicas_of(url) != before and time.monotonic() < give_up:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from heliograph.bundle import Bundle
 from heliograph.event_store.importing import Importer
 from heliograph_serve.graph import require_free_port, running_graph, wait_until_ready
+from processes import free_port, replicas
 from small_shop import STEPS, item_id
-from test_graph import ask, free_port, ids
+from test_graph import ask, ids
 
 pytestmark = pytest.mark.cluster
 
@@ -234,30 +234,24 @@ def test_no_acknowledged_event_is_lost_to_a_killed_ingress(url: str) -> None:
                     acknowledged.append(event_id)
                     number += 1
 
-    clients = [threading.Thread(target=client, args=(name,)) for name in range(4)]
-    for one in clients:
-        one.start()
-    for victim in replicas("Recommend"):
+    def wait_for_more() -> None:
         enough = len(acknowledged) + 50
         while len(acknowledged) < enough:
             time.sleep(0.01)
-        os.kill(victim.pid, signal.SIGKILL)
-    wait_until_ready(url)
-    enough = len(acknowledged) + 50
-    while len(acknowledged) < enough:
-        time.sleep(0.01)
-    stop.set()
+
+    clients = [threading.Thread(target=client, args=(name,)) for name in range(4)]
     for one in clients:
-        one.join()
+        one.start()
+    try:
+        for victim in replicas("Recommend"):
+            wait_for_more()
+            os.kill(victim.pid, signal.SIGKILL)
+        wait_until_ready(url)
+        wait_for_more()
+    finally:
+        stop.set()
+        for one in clients:
+            one.join()
     kept = [event["event_id"] for name in range(4) for event in stored(url, f"chaos-{name}")]
     assert len(kept) == len(set(kept))
     assert set(acknowledged) <= set(kept)
-
-
-def replicas(deployment: str) -> list[psutil.Process]:
-    """Find the processes of a deployment's replicas among our own descendants."""
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if " ".join(process.cmdline()[:1]).startswith(f"ray::ServeReplica:heliograph:{deployment}")
-    ]

@@ -8,13 +8,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -23,8 +22,9 @@ from heliograph.bundle import Bundle
 from heliograph.config import ServeConfig
 from heliograph.config_file import load_config
 from heliograph_serve.graph import require_free_port, running_graph
+from processes import free_port, replicas
 from small_shop import ITEMS, STEPS, Silent, item_id
-from test_graph import ask, free_port, ids
+from test_graph import ask, ids
 
 pytestmark = pytest.mark.cluster
 
@@ -123,18 +123,6 @@ def asked_all_the_time(url: str) -> Iterator[list[str]]:
         thread.join()
 
 
-def replicas(deployment: str) -> set[int]:
-    """Find the processes of a deployment's replicas among our own descendants."""
-    found = set()
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # of one that was killed, for a moment
-            if "".join(process.cmdline()[:1]).startswith(
-                f"ray::ServeReplica:heliograph:{deployment}"
-            ):
-                found.add(process.pid)
-    return found
-
-
 def soon(holds: Callable[[], bool], give_up_s: float = 60.0) -> None:
     give_up = time.monotonic() + give_up_s
     while not holds():
@@ -215,11 +203,11 @@ def test_what_does_not_fit_is_refused_as_a_whole(url: str) -> None:
 @pytest.mark.parametrize("deployment", ["Rank", "Retrieve"])
 def test_killed_replicas_come_back_with_the_changes(url: str, deployment: str) -> None:
     say(url, GONE, False)
-    victims = replicas(deployment)
+    victims = set(replicas(deployment))
     with asked_all_the_time(url) as wrong:
         for victim in victims:
-            os.kill(victim, signal.SIGKILL)
-        soon(lambda: len(replicas(deployment) - victims) == len(victims))
+            os.kill(victim.pid, signal.SIGKILL)
+        soon(lambda: len(set(replicas(deployment)) - victims) == len(victims))
         soon(lambda: ask(url, user_id="user-1")["tier"] == "generative")
     assert wrong == []
     assert_changed(url)

@@ -20,8 +20,9 @@ from heliograph.config import Rules
 from heliograph.workspace import InputError
 from heliograph_serve.app import GraphArgs, app
 from heliograph_serve.graph import running_graph
+from processes import free_port
 from small_shop import ITEMS, STEPS, build_shop, item_id, write_shop
-from test_graph import Answer, ask, free_port, ids, refusal
+from test_graph import Answer, ask, ids, refusal
 
 pytestmark = pytest.mark.cluster
 

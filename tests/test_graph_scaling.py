@@ -16,8 +16,8 @@ from heliograph.bundle import Bundle
 from heliograph.config import DeploymentConfig
 from heliograph_serve.app import APP_NAME
 from heliograph_serve.graph import running_graph
+from processes import free_port
 from small_shop import USERS
-from test_graph import free_port
 
 pytestmark = pytest.mark.cluster
 CLIENTS = 12
@@ -40,15 +40,15 @@ def url(bundle: Bundle) -> Iterator[str]:
         yield url
 
 
-def replicas(deployment: str) -> int:
+def running(deployment: str) -> int:
     states = serve.status().applications[APP_NAME].deployments[deployment].replica_states
     return states.get(ReplicaState.RUNNING, 0)
 
 
 def wait_for_replicas(deployment: str, count: int) -> None:
     give_up = time.monotonic() + PATIENCE_S
-    while replicas(deployment) != count:
-        assert time.monotonic() < give_up, f"{deployment} has {replicas(deployment)} replicas"
+    while running(deployment) != count:
+        assert time.monotonic() < give_up, f"{deployment} has {running(deployment)} replicas"
         time.sleep(0.2)
 
 
@@ -64,12 +64,12 @@ def test_the_bottleneck_gets_replicas_and_gives_them_back(url: str) -> None:
             asked += 1
         return asked
 
-    assert replicas("Rank") == 1
+    assert running("Rank") == 1
     with ThreadPoolExecutor(CLIENTS) as pool:
         asked = [pool.submit(ask, number) for number in range(CLIENTS)]
         try:
             wait_for_replicas("Rank", 2)
-            assert replicas("Recommend") == 1  # it waits for the item LM; that is no work
+            assert running("Recommend") == 1  # it waits for the item LM; that is no work
         finally:
             stop.set()
         assert all(future.result() for future in asked)

@@ -15,8 +15,8 @@ from ray.serve._private.logging_utils import get_serve_logs_dir
 
 from heliograph.bundle import Bundle
 from heliograph_serve.graph import running_graph
+from processes import free_port
 from small_shop import item_id
-from test_graph import free_port
 
 pytestmark = pytest.mark.cluster
 

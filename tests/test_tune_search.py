@@ -30,6 +30,7 @@ from heliograph_tune.run_folder import RunFolder, create_run, newest_run
 from heliograph_tune.search import run_prepared, run_search
 from heliograph_tune.search_file import load_search
 from heliograph_tune.table import TRIALS_FILE
+from processes import alive, descendants, title
 from searches import make_search
 from small_shop import Silent, build_shop, write_shop
 
@@ -154,14 +155,7 @@ def resume(path: Path) -> str:
 
 
 def children(process: subprocess.Popen[str], word: str) -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if word in " ".join(child.cmdline()):
-                found.append(child)
-        except psutil.Error:  # it has just ended
-            continue
-    return found
+    return [child for child in descendants(process.pid) if word in title(child)]
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +191,7 @@ def kill_driver(process: subprocess.Popen[str]) -> None:
 
 
 def kill_cluster(process: subprocess.Popen[str]) -> None:
-    for child in psutil.Process(process.pid).children(recursive=True):
+    for child in descendants(process.pid):
         with_no_one_there_it_is_fine(child.kill)
 
 
@@ -225,7 +219,7 @@ def test_a_trial_whose_worker_is_killed_goes_on_in_another(shop: Path, unbroken:
             worker.kill()
         output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
-    assert not [worker for worker in killed if worker.is_running()]
+    assert not alive(killed)
     assert outcomes(shop) == outcomes(unbroken)
     assert all(len(end.steps) == 40 for end in finished(shop))
 
@@ -235,14 +229,13 @@ def test_ctrl_c_ends_it_cleanly_and_says_how_to_go_on(shop: Path) -> None:
     with searching(path) as process:
         journal = shop / "workspace" / "searches" / "item-lm-1" / "journal.jsonl"
         wait_for(lambda: journal.is_file() and len(finished(shop)) >= 1, process)
-        family = psutil.Process(process.pid).children(recursive=True)
+        family = descendants(process.pid)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert f"heliograph tune {path} --resume" in output.replace("\n", "")
     assert "Traceback" not in output
-    psutil.wait_procs(family, timeout=30)
-    assert not [one for one in family if one.is_running()]
+    assert not alive(family)
 
 
 def test_a_finished_search_is_not_begun_again(unbroken: Path) -> None:

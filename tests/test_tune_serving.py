@@ -25,6 +25,7 @@ from heliograph_tune.serving_prepare import place_of, serve_for_trials
 from heliograph_tune.serving_trial import Place, processor_s
 from heliograph_tune.standings import standings
 from heliograph_tune.visitors import VISITS
+from processes import alive, descendants
 from small_shop import STEPS, Silent
 from test_tune_search import searching, wait_for
 
@@ -74,11 +75,10 @@ def interrupted(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Int
     search.write_text(yaml.safe_dump(SEARCH))
     with searching(search) as process:
         wait_for(lambda: len(finished(search)) >= 1, process)
-        family = psutil.Process(process.pid).children(recursive=True)
+        family = descendants(process.pid)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=120)
-    _, left = psutil.wait_procs(family, timeout=30)
-    return Interrupted(search, process.returncode, output, left)
+    return Interrupted(search, process.returncode, output, alive(family))
 
 
 def test_ctrl_c_ends_the_graph_too(interrupted: Interrupted) -> None:

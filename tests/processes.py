@@ -1,0 +1,48 @@
+"""Processes and ports of the graphs that tests start."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import psutil
+
+REPLICA = "ray::ServeReplica:heliograph:"
+"""Begins what Ray calls the process of a replica; the name of its deployment follows."""
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def replicas(deployment: str) -> list[psutil.Process]:
+    """Find the processes of a deployment's replicas among our own descendants."""
+    return [process for process in descendants() if title(process).startswith(REPLICA + deployment)]
+
+
+def descendants(of: int | None = None) -> list[psutil.Process]:
+    """Return the processes below one, by default below this one."""
+    return psutil.Process(of).children(recursive=True)
+
+
+def title(process: psutil.Process) -> str:
+    """Return the command line; empty for a process that has ended.
+
+    What an ended process leaves until its parent asks for it, a zombie, may stay for as long as
+    the tests run.
+    """
+    try:
+        return " ".join(process.cmdline()) if process.is_running() else ""
+    except psutil.Error:
+        return ""
+
+
+def alive(processes: list[psutil.Process], within_s: float = 30.0) -> list[psutil.Process]:
+    """Return which of the processes have not ended within a while."""
+    give_up = time.monotonic() + within_s
+    while (left := [one for one in processes if title(one)]) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    return left
