@@ -257,11 +257,11 @@ def test_many_at_once_get_what_one_alone_gets(url: str) -> None:
         assert ids(reply.json()) == alone[user]
 
 
-def test_a_busy_port_is_refused_with_the_cure(url: str, bundle: Bundle) -> None:
-    port = int(url.rpartition(":")[2])
-    settings = bundle.config.serve.model_copy(update={"port": port})
+def test_a_second_graph_is_refused_with_the_cure(url: str, bundle: Bundle) -> None:
+    port = url.rpartition(":")[2]
+    settings = bundle.config.serve.model_copy(update={"port": free_port()})
     with (
-        pytest.raises(InputError, match=rf"port {port} .*--port"),
+        pytest.raises(InputError, match=f"already, at port {port} .* heliograph deploy"),
         running_graph(bundle.folder, settings),
     ):
         pass

@@ -98,10 +98,13 @@ def test_tensorboard_is_given_curves_and_settings(tmp_path: Path) -> None:
     assert b"float32" in settings
 
 
+@pytest.mark.cluster
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, of SQLAlchemy
 def test_mlflow_is_given_curves_and_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mlflow = pytest.importorskip("mlflow")
+    import mlflow  # here: it takes seconds
+
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     trial = asked(3, **{"models.als.factors": 9})
     run = tmp_path / "als-1"
@@ -109,6 +112,7 @@ def test_mlflow_is_given_curves_and_settings(
     write_trial("mlflow", run, trial, ended(trial, 0.5, steps=steps(0.4, 0.5)))
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{run}/mlflow/mlflow.db")
     experiment = client.get_experiment_by_name("als-1")
+    assert experiment is not None
     (written,) = client.search_runs([experiment.experiment_id])
     assert written.data.params["models.als.factors"] == "9"
     assert written.data.metrics["ndcg_at_10"] == 0.5

@@ -81,6 +81,17 @@ def connect(dashboard: bool) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
+def has_cluster() -> bool:
+    """Return whether there is a cluster that `ray_cluster` would join.
+
+    Raises:
+        InputError: `RAY_ADDRESS` names a cluster that does not answer.
+    """
+    import ray
+
+    return ray.is_initialized() or running_cluster() is not None
+
+
 def running_cluster() -> str | None:
     """Return the address of the cluster to join: what RAY_ADDRESS names, or `ray start` wrote down.
 

@@ -17,7 +17,7 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions
 from ray.util import list_named_actors
 
-from heliograph.cluster import ray_cluster
+from heliograph.cluster import has_cluster, ray_cluster
 from heliograph.config import ServeConfig
 from heliograph.deployments import bundle_to_serve
 from heliograph.event_store.engine import require_usable, store_url
@@ -60,13 +60,18 @@ def served(application: Application, settings: ServeConfig, name: str) -> Iterat
     Afterwards a Serve that was running before goes on without it; one started here ends.
 
     Raises:
-        InputError: The port is busy.
+        InputError: The port is busy, or Serve runs already and has no place for it.
     """
-    require_free_port(settings.host, settings.port)
+    if not has_cluster():
+        require_free_port(settings.host, settings.port)  # before Ray is started for nothing
     with ray_cluster(dashboard=True):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         was_running = bool(serve.status().proxies)
-        start_serve(settings)
+        if was_running:
+            require_place(settings, name)
+        else:
+            require_free_port(settings.host, settings.port)
+            start_serve(settings)
         try:
             serve.run(application, name=name, route_prefix="/")
             yield f"http://{settings.host}:{settings.port}"
@@ -75,6 +80,31 @@ def served(application: Application, settings: ServeConfig, name: str) -> Iterat
                 serve.delete(name)
             else:
                 end_serve()
+
+
+def require_place(settings: ServeConfig, name: str) -> None:
+    """Raise `InputError` if the Serve that runs on this cluster cannot take an application too."""
+    client = serve.context._get_global_client()
+    assert client is not None  # it raises by itself where no Serve runs
+    running = client.get_serve_details()
+    host, port = running["http_options"]["host"], running["http_options"]["port"]
+    if name in running["applications"]:
+        raise InputError(
+            f"{name!r} is served on this Ray cluster already, at port {port} of {host}; give it "
+            "another bundle with `heliograph deploy`, or stop it first"
+        )
+    if (settings.host, settings.port) != (host, port):
+        raise InputError(
+            f"Ray Serve runs on this cluster already, at port {port} of {host}, and cannot listen "
+            f"at port {settings.port} of {settings.host} too; say --host {host} --port {port}, "
+            "or end what runs (`serve shutdown`)"
+        )
+    for other, told in running["applications"].items():
+        if told["route_prefix"] == "/":
+            raise InputError(
+                f"every path of the Serve that runs on this cluster belongs to {other!r}; "
+                "end it (`serve shutdown`), or give that application a prefix of its own"
+            )
 
 
 def start_serve(settings: ServeConfig) -> None:
