@@ -178,6 +178,19 @@ def replicas_of(url: str) -> Counter[str] | None:
     return Counter(one["deployment"] for one in reply.json()["replicas"])
 
 
+def replace_replicas(url: str, *kinds: str) -> None:
+    """Kill all replicas of some deployments; returns when there are as many again."""
+    before = replicas_of(url)
+    for process in [process for kind in kinds for process in replicas(kind)]:
+        os.kill(process.pid, signal.SIGKILL)
+        assert not alive([process])
+    wait_until_ready(url)
+    give_up = time.monotonic() + 180
+    while (there := replicas_of(url)) != before:
+        assert time.monotonic() < give_up, f"{there} are back of {before}"
+        time.sleep(0.2)
+
+
 def serve(url: str, bundle: Bundle) -> None:
     """Deploy a bundle unless it is served."""
     if deployments(url)["current"] != bundle.id:
@@ -324,14 +337,7 @@ def test_a_replica_that_is_started_again_serves_what_is_deployed(
     url: str, shop: Shop, deployment: str
 ) -> None:
     serve(url, shop.new)
-    before = replicas_of(url)
-    for process in replicas(deployment):
-        os.kill(process.pid, signal.SIGKILL)
-        assert not alive([process])
-    wait_until_ready(url)
-    give_up = time.monotonic() + 60
-    while replicas_of(url) != before and time.monotonic() < give_up:
-        time.sleep(0.2)
+    replace_replicas(url, deployment)
     for user in range(8):
         answer = ask(url, user_id=f"user-{user}", n=N, deadline_ms=10_000)
         assert (answer["bundle"], answer["tier"]) == (shop.new.id, "generative")

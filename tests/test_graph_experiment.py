@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,11 +19,11 @@ from heliograph.bundle import CONFIG_FILE, LATEST, MANIFEST, Bundle, open_bundle
 from heliograph.cli import app as commands
 from heliograph.event_store.exposures import Subject, subjects
 from heliograph.experiments import Experiment
-from heliograph_serve.graph import require_free_port, running_graph, wait_until_ready
-from processes import alive, free_port, replicas
+from heliograph_serve.graph import require_free_port, running_graph
+from processes import free_port
 from small_shop import USERS, write_shop
 from stores import opened
-from test_deploy import Clients, deployments, end_of, replicas_of, titles_of
+from test_deploy import Clients, deployments, end_of, replace_replicas, titles_of
 from test_graph import Answer, ask, ids
 from test_graph_feedback import ENOUGH_FOR_BOTH
 
@@ -205,15 +203,7 @@ def test_the_command_starts_it_and_a_name_stands_for_one_experiment(url: str, sh
 
 def test_every_replica_divides_alike_and_killed_ones_again(url: str, shop: Shop) -> None:
     start(url, shop)
-    before = replicas_of(url)
-    for kind in ("Rank", "Retrieve", "Recommend"):
-        for process in replicas(kind):
-            os.kill(process.pid, signal.SIGKILL)
-            assert not alive([process])
-    wait_until_ready(url)
-    give_up = time.monotonic() + 60
-    while replicas_of(url) != before and time.monotonic() < give_up:
-        time.sleep(0.2)
+    replace_replicas(url, "Rank", "Retrieve", "Recommend")
     for user in [f"user-{number}" for number in range(4)] + ["x'; DROP TABLE exposures", "日本"]:
         for _ in range(ENOUGH_FOR_BOTH):
             answer = ask(url, user_id=user, n=5, deadline_ms=10_000)

@@ -111,8 +111,10 @@ def start_engine(model: Path, n_items: int, max_history: int, serve: ServeConfig
         serve: Which way to run, memory and threads.
     """
     in_process = serve.engine == "in_process"
-    # read by vLLM when it is first imported
+    # read by vLLM and torch when they are first imported
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
+    # the model is not compiled, but helpers of the sampler would be: two seconds of every start
+    os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     with with_room(model, vocabulary_size(n_items, serve.room_for_items)) as lent:
