@@ -102,6 +102,15 @@ def test_an_endpoint_that_does_not_answer_is_named(
     assert "heliograph serve" in printed
 
 
+@pytest.mark.parametrize(("rules", "told"), [("{", "no JSON"), ("[1]", "must be an object")])
+def test_rules_that_are_none_are_refused(
+    rules: str, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = ("recommend", "http://127.0.0.1:9", "anyone", "--rules", rules)
+    code, printed = run(capsys, monkeypatch, *request)
+    assert (code, told in printed, rules in printed) == (2, True, True)
+
+
 def test_the_console_script_is_installed_and_starts_without_ray_or_torch() -> None:
     script = Path(sys.executable).with_name("heliograph")
     done = subprocess.run(

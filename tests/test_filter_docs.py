@@ -53,7 +53,7 @@ def test_every_filter_of_the_page_can_be_used(raw: Any) -> None:
 
 
 def test_the_request_of_the_page_is_valid() -> None:
-    body = re.search(r"-d '(\{.*?\})'\n```", PAGE, re.S)
+    body = re.search(r"--json '(\{.*?\})'\n```", PAGE, re.S)
     assert body
     read_rules(RecommendationRequest.model_validate_json(body[1]), FILMS)
 

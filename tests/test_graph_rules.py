@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from heliograph.bundle import Bundle, open_bundle
+from heliograph.cli import app as commands
 from heliograph.config import Rules
 from heliograph.workspace import InputError
 from heliograph_serve.app import GraphArgs, app
@@ -297,3 +300,11 @@ def test_configured_rules_that_do_not_fit_the_catalogue_are_refused_at_the_door(
     serve = bundle.config.serve.model_copy(update={"rules": rules})
     with pytest.raises(InputError, match=r"serve.rules.caps.colour: the catalogue has no 'colour'"):
         app(GraphArgs(bundle=bundle.folder, serve=serve))
+
+
+def test_the_command_asks_with_rules_and_prints_the_answer_as_it_came(url: str) -> None:
+    command = ["recommend", url, "user-1", "-n", "3", "--json"]
+    done = CliRunner().invoke(commands, [*command, "--rules", '{"filter": {"categories": "late"}}'])
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.output)
+    assert ids(answer) == ids(ask(url, user_id="user-1", n=3, filter={"categories": "late"}))

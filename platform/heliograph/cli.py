@@ -6,6 +6,7 @@ heliograph (serving, tuning) are found through the entry point group `heliograph
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from importlib.metadata import entry_points
@@ -22,6 +23,7 @@ from heliograph.events_cli import app as events_app
 from heliograph.experiment_cli import app as experiment_app
 from heliograph.items_cli import app as items_app
 from heliograph.keys_cli import app as keys_app
+from heliograph.workspace import InputError
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -135,15 +137,32 @@ def recommend(
     url: Annotated[str, typer.Argument(help="Of a running graph, e.g. http://127.0.0.1:8000")],
     user: Annotated[str, typer.Argument(help="Identifier of a user.")],
     n: Annotated[int, typer.Option("-n", help="Items wanted.")] = 10,
+    rules: Annotated[
+        str, typer.Option(metavar="JSON", help="More of the request: filter, boosts, caps, ...")
+    ] = "{}",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as it came.")] = False,
 ) -> None:
     """Ask a running graph for recommendations and print them as a table.
 
-    Example: heliograph recommend http://127.0.0.1:8000 196 -n 5
+    Example: heliograph recommend http://127.0.0.1:8000 196 -n 5 --rules '{"diversity": 0.3}'
     """
     from heliograph import client, display
 
-    answer = client.recommend(url, {"user_id": user, "n": n})
-    console.print(display.recommendations(answer, f"Recommended for user {user}"))
+    answer = client.recommend(url, {"user_id": user, "n": n} | _rules(rules))
+    if as_json:
+        console.print_json(data=answer)
+    else:
+        console.print(display.recommendations(answer, f"Recommended for user {user}"))
+
+
+def _rules(text: str) -> dict[str, Any]:
+    try:
+        rules = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--rules is no JSON ({error}): {text[:200]}") from error
+    if not isinstance(rules, dict):
+        raise InputError(f'--rules must be an object like {{"diversity": 0.3}}, got {text[:200]}')
+    return rules
 
 
 @app.command()
@@ -234,7 +253,6 @@ def main() -> None:
     """Run the command line; mistakes in the input are one line on standard error, no traceback."""
     from heliograph.client import EndpointError
     from heliograph.config_file import ConfigError
-    from heliograph.workspace import InputError
 
     for entry in entry_points(group="heliograph.commands"):
         command: Any = entry.load()
