@@ -7,36 +7,35 @@ would show it.
 from __future__ import annotations
 
 import csv
-import os
 import shutil
-import signal
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
-import httpx
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from heliograph.bundle import CONFIG_FILE, MANIFEST, Bundle, open_bundle, write_bundle
+from graphs import ask, ids, serving, two_replicas
+from heliograph.bundle import Bundle, open_bundle
 from heliograph.cli import app as commands
 from heliograph.config import EventsConfig
-from heliograph_serve.graph import require_free_port, running_graph, wait_until_ready
-from processes import alive, free_port, replicas
-from small_shop import ITEMS, STEPS, build_shop, item_id, write_shop
-from test_graph import Answer, ask, ids
+from rollouts import (
+    ENOUGH,
+    Clients,
+    N,
+    deployments,
+    end_of,
+    post,
+    replace_replicas,
+    titles_of,
+    variant,
+)
+from small_shop import STEPS, build_shop, item_id, write_shop
 
 pytestmark = pytest.mark.cluster
-
-N = 5
-ENOUGH = 40
-"""Answers that are waited for between two steps of a deployment."""
 
 
 @dataclass(frozen=True)
@@ -49,59 +48,6 @@ class Shop:
     @property
     def bundles(self) -> Path:
         return self.old.folder.parent
-
-
-@dataclass
-class Clients:
-    """Ask without a pause and check every answer against the bundle that it names."""
-
-    url: str
-    titles: dict[str, dict[str, str]]
-    """Bundle -> item -> title."""
-
-    answers: Counter[str] = field(default_factory=Counter)
-    """By bundle."""
-
-    faults: list[str] = field(default_factory=list)
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> Self:
-        self.threads = [threading.Thread(target=self._ask, args=(first,)) for first in range(3)]
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
-
-    def wait_for(self, bundle: Bundle) -> None:
-        """Return when there are some more answers of a bundle."""
-        enough, give_up = self.answers[bundle.id] + ENOUGH, time.monotonic() + 60
-        while self.answers[bundle.id] < enough and time.monotonic() < give_up:
-            time.sleep(0.01)
-
-    def _ask(self, user: int) -> None:
-        with httpx.Client(timeout=30) as http:
-            while not self.stop.is_set():
-                user = (user + 7) % ITEMS
-                body = {"user_id": f"user-{user}", "n": N, "deadline_ms": 10_000}
-                try:
-                    reply = http.post(f"{self.url}/v1/recommendations", json=body)
-                    self._check(user, reply)
-                except (httpx.HTTPError, AssertionError) as error:
-                    self.faults.append(repr(error))
-
-    def _check(self, user: int, reply: httpx.Response) -> None:
-        assert reply.status_code == 200, reply.text
-        answer = reply.json()
-        titles = self.titles[answer["bundle"]]
-        assert answer["tier"] == "generative", answer
-        assert len(answer["items"]) == N, answer
-        assert answer["items"][0]["item_id"] == item_id(user + STEPS), answer
-        assert all(titles[item["item_id"]] == item["title"] for item in answer["items"]), answer
-        self.answers[answer["bundle"]] += 1
 
 
 @pytest.fixture(scope="module")
@@ -127,82 +73,14 @@ def write_new_edition(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def url(shop: Shop) -> Iterator[str]:
-    serve = shop.old.config.serve
-    two = serve.recommend.model_copy(update={"min_replicas": 2, "max_replicas": 2})
-    settings = serve.model_copy(
-        update={"port": free_port(), "deadline_ms": 5000.0, "recommend": two, "kv_cache_mb": 32}
-    )
-    with running_graph(shop.old.folder, settings) as url:
+    with serving(shop.old, recommend=two_replicas(shop.old), kv_cache_mb=32) as url:
         yield url
-    require_free_port(settings.host, settings.port)
-
-
-def titles_of(*bundles: Bundle) -> dict[str, dict[str, str]]:
-    catalogues = {bundle.id: bundle.catalogue() for bundle in bundles}
-    return {
-        name: dict(zip(catalogue.ids, catalogue.titles, strict=True))
-        for name, catalogue in catalogues.items()
-    }
-
-
-def post(url: str, path: str, body: Answer | None = None) -> tuple[int, Answer]:
-    reply = httpx.post(f"{url}/v1/admin/{path}", json=body, timeout=30)
-    return reply.status_code, reply.json()
-
-
-def deployments(url: str) -> Answer:
-    reply = httpx.get(f"{url}/v1/admin/deployments", timeout=30)
-    assert reply.status_code == 200, reply.text
-    return dict(reply.json())
-
-
-def end_of(url: str, begun: tuple[int, Answer]) -> Answer:
-    """Wait for the end of a deployment; returns what is said of it."""
-    status, progress = begun
-    assert status == 202, progress
-    give_up = time.monotonic() + 120
-    while time.monotonic() < give_up:
-        told: Answer = deployments(url)["progress"]
-        assert told["id"] == progress["id"]
-        if told["step"] in ("done", "failed"):
-            return told
-        time.sleep(0.1)
-    raise AssertionError(f"not over after 120 s: {told}")
-
-
-def replicas_of(url: str) -> Counter[str] | None:
-    """Count the replicas of each deployment; None: not all of them answer."""
-    reply = httpx.get(f"{url}/v1/admin/deployments", timeout=30)
-    if reply.status_code != 200:
-        return None
-    return Counter(one["deployment"] for one in reply.json()["replicas"])
-
-
-def replace_replicas(url: str, *kinds: str) -> None:
-    """Kill all replicas of some deployments; returns when there are as many again."""
-    before = replicas_of(url)
-    for process in [process for kind in kinds for process in replicas(kind)]:
-        os.kill(process.pid, signal.SIGKILL)
-        assert not alive([process])
-    wait_until_ready(url)
-    give_up = time.monotonic() + 180
-    while (there := replicas_of(url)) != before:
-        assert time.monotonic() < give_up, f"{there} are back of {before}"
-        time.sleep(0.2)
 
 
 def serve(url: str, bundle: Bundle) -> None:
     """Deploy a bundle unless it is served."""
     if deployments(url)["current"] != bundle.id:
         assert end_of(url, post(url, "deploy", {"bundle": bundle.id}))["error"] is None
-
-
-def variant(shop: Shop, replaced: dict[str, Path] | None = None, **settings: Any) -> Bundle:
-    """Write the old bundle once more, with other files or settings."""
-    names = set(shop.old.files) - {CONFIG_FILE, MANIFEST}
-    parts = {name: shop.old.folder / name for name in names} | (replaced or {})
-    config = shop.old.config.model_copy(update=settings)
-    return open_bundle(write_bundle(parts, config, shop.bundles))
 
 
 def test_no_request_fails_while_a_bundle_is_deployed_and_taken_back(url: str, shop: Shop) -> None:
@@ -271,14 +149,14 @@ def test_what_is_no_bundle_or_another_one_is_refused(url: str, shop: Shop, tmp_p
 def test_a_bundle_that_reads_the_event_store_otherwise_is_refused(url: str, shop: Shop) -> None:
     for settings in ({"pseudonym_key": "SHOP_SECRET"}, {"default_type": "purchase"}):
         events: EventsConfig = shop.old.config.events.model_copy(update=settings)
-        status, answer = post(url, "deploy", {"bundle": variant(shop, events=events).id})
+        status, answer = post(url, "deploy", {"bundle": variant(shop.old, events=events).id})
         assert status == 422 and "event store" not in answer["error"]["code"]
         assert next(iter(settings)) in answer["error"]["message"]
 
 
 def test_a_damaged_bundle_is_refused_and_the_old_one_goes_on(url: str, shop: Shop) -> None:
     serve(url, shop.old)
-    truncated, altered = variant(shop, seed=11), variant(shop, seed=12)
+    truncated, altered = variant(shop.old, seed=11), variant(shop.old, seed=12)
     file = truncated.folder / "items.parquet"
     file.write_bytes(file.read_bytes()[:-1])
     status, answer = post(url, "deploy", {"bundle": truncated.id})
@@ -303,7 +181,7 @@ def test_an_item_lm_that_says_nothing_is_not_served(url: str, shop: Shop, tmp_pa
     weights = load_file(shop.old.folder / name)
     broken = {key: np.full_like(value, np.nan) for key, value in weights.items()}
     save_file(broken, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    spoilt = variant(shop, {name: tmp_path / "model.safetensors"})
+    spoilt = variant(shop.old, {name: tmp_path / "model.safetensors"})
     with Clients(url, titles_of(shop.old)) as clients:
         told = end_of(url, post(url, "deploy", {"bundle": spoilt.id}))
         clients.wait_for(shop.old)
@@ -315,7 +193,7 @@ def test_an_item_lm_that_says_nothing_is_not_served(url: str, shop: Shop, tmp_pa
 def test_rules_that_do_not_fit_are_told(url: str, shop: Shop) -> None:
     serve(url, shop.old)
     rules = shop.old.config.serve.rules.model_copy(update={"filter": {"no such column": 1}})
-    misfit = variant(shop, serve=shop.old.config.serve.model_copy(update={"rules": rules}))
+    misfit = variant(shop.old, serve=shop.old.config.serve.model_copy(update={"rules": rules}))
     told = end_of(url, post(url, "deploy", {"bundle": misfit.id}))
     assert told["step"] == "failed" and "no such column" in told["error"]
     assert deployments(url)["current"] == shop.old.id
@@ -323,7 +201,7 @@ def test_rules_that_do_not_fit_are_told(url: str, shop: Shop) -> None:
 
 def test_one_deployment_at_a_time(url: str, shop: Shop) -> None:
     serve(url, shop.old)
-    third = variant(shop, seed=13)
+    third = variant(shop.old, seed=13)
     first = post(url, "deploy", {"bundle": third.id})
     for _ in range(4):  # some of them reach the other replica
         status, answer = post(url, "deploy", {"bundle": shop.new.id})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from ray.serve._private.logging_utils import get_serve_logs_dir
 
+from graphs import Answer, ask, ids, refusal, serving
 from heliograph.against import compare_with_graph
 from heliograph.bundle import Bundle
 from heliograph.candidates import Retriever
@@ -23,36 +27,17 @@ from heliograph.models.item_lm import ItemLM
 from heliograph.ranking import rank
 from heliograph.splits import NextItems
 from heliograph.workspace import InputError
-from heliograph_serve.graph import require_free_port, running_graph, wait_until_ready
+from heliograph_serve.graph import running_graph, wait_until_ready
 from processes import free_port, replicas
 from small_shop import ITEMS, STEPS, item_id
 
 pytestmark = pytest.mark.cluster
 
-Answer = dict[str, Any]
-
 
 @pytest.fixture(scope="module")
 def url(bundle: Bundle) -> Iterator[str]:
-    settings = bundle.config.serve.model_copy(update={"port": free_port(), "deadline_ms": 2000.0})
-    with running_graph(bundle.folder, settings) as url:
+    with serving(bundle, deadline_ms=2000.0, trace_share=1.0) as url:
         yield url
-    require_free_port(settings.host, settings.port)
-
-
-def ask(url: str, **request: Any) -> Answer:
-    reply = httpx.post(f"{url}/v1/recommendations", json=request, timeout=30)
-    assert reply.status_code == 200, reply.text
-    return dict(reply.json())
-
-
-def refusal(url: str, **request: Any) -> tuple[int, Answer]:
-    reply = httpx.post(f"{url}/v1/recommendations", json=request, timeout=30)
-    return reply.status_code, reply.json()["error"]
-
-
-def ids(answer: Answer) -> list[str]:
-    return [item["item_id"] for item in answer["items"]]
 
 
 def test_the_next_item_on_the_circle_comes_first(url: str) -> None:
@@ -261,7 +246,7 @@ def test_a_second_graph_is_refused_with_the_cure(url: str, bundle: Bundle) -> No
     port = url.rpartition(":")[2]
     settings = bundle.config.serve.model_copy(update={"port": free_port()})
     with (
-        pytest.raises(InputError, match=f"already, at port {port} .* heliograph deploy"),
+        pytest.raises(InputError, match=f"already, at port {port} .*heliograph deploy"),
         running_graph(bundle.folder, settings),
     ):
         pass
@@ -304,3 +289,31 @@ def test_scores_decrease_along_the_answer(url: str) -> None:
 def test_a_bundle_that_is_not_whole_is_not_served(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="manifest.json"), running_graph(tmp_path):
         pass
+
+
+def test_one_trace_spans_the_deployments(url: str) -> None:
+    assert ask(url, history=[item_id(1), item_id(2)], n=3)["tier"] == "generative"
+    give_up = time.monotonic() + 20
+    while not (together := deployments_of_traces()) and time.monotonic() < give_up:
+        time.sleep(0.2)
+    assert together
+
+
+def deployments_of_traces() -> bool:
+    named: defaultdict[str, set[str]] = defaultdict(set)
+    for span in spans():
+        text = json.dumps(span["attributes"]) + span["name"]
+        named[span["context"]["trace_id"]] |= {
+            name for name in ("Recommend", "Retrieve", "Rank") if name in text
+        }
+    return {"Recommend", "Retrieve", "Rank"} in named.values()
+
+
+def spans() -> list[dict[str, Any]]:
+    found = []
+    for file in (Path(get_serve_logs_dir()) / "spans").glob("*"):
+        text = file.read_text()
+        found += [
+            json.loads(one) for one in re.findall(r"^\{.*?^\}", text, re.DOTALL | re.MULTILINE)
+        ]
+    return found

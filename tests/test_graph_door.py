@@ -24,14 +24,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from ray.serve._private.logging_utils import get_serve_logs_dir
 
+from graphs import serving
 from heliograph.bundle import Bundle
 from heliograph.config import LimitsConfig
 from heliograph.keys import Scope, add_key, remove_key
 from heliograph.workspace import InputError
 from heliograph_serve.access import SCOPE_OF
-from heliograph_serve.graph import require_free_port, running_graph
+from heliograph_serve.graph import running_graph
 from heliograph_serve.status import graph_at
-from processes import free_port
 
 pytestmark = pytest.mark.cluster
 
@@ -49,19 +49,15 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def url(
     bundle: Bundle, keys: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    served = bundle.config.serve.model_copy(
-        update={
-            "port": free_port(),
-            "deadline_ms": 2000.0,
-            "keys": Path(keys["file"]),
-            # whoever tries every route changes items too
-            "store": f"sqlite:///{tmp_path_factory.mktemp('store')}/events.sqlite",
-            "limits": LimitsConfig(under_way=UNDER_WAY, body_bytes=BODY_BYTES),
-        }
-    )
-    with running_graph(bundle.folder, served) as url:
+    with serving(
+        bundle,
+        deadline_ms=2000.0,
+        keys=Path(keys["file"]),
+        # whoever tries every route changes items too
+        store=f"sqlite:///{tmp_path_factory.mktemp('store')}/events.sqlite",
+        limits=LimitsConfig(under_way=UNDER_WAY, body_bytes=BODY_BYTES),
+    ) as url:
         yield url
-    require_free_port(served.host, served.port)
 
 
 def bearer(secret: str) -> dict[str, str]:

@@ -15,17 +15,14 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from heliograph.bundle import CONFIG_FILE, LATEST, MANIFEST, Bundle, open_bundle, write_bundle
+from graphs import ENOUGH_FOR_BOTH, Answer, ask, ids, serving, two_replicas
+from heliograph.bundle import Bundle, open_bundle
 from heliograph.cli import app as commands
 from heliograph.event_store.exposures import Subject, subjects
 from heliograph.experiments import Experiment
-from heliograph_serve.graph import require_free_port, running_graph
-from processes import free_port
+from rollouts import Clients, deployments, end_of, replace_replicas, titles_of, variant
 from small_shop import USERS, write_shop
 from stores import opened
-from test_deploy import Clients, deployments, end_of, replace_replicas, titles_of
-from test_graph import Answer, ask, ids
-from test_graph_feedback import ENOUGH_FOR_BOTH
 
 pytestmark = pytest.mark.cluster
 
@@ -85,26 +82,10 @@ def shop(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return Shop(control, variant(control, seed=21))
 
 
-def variant(bundle: Bundle, **settings: object) -> Bundle:
-    """Write a bundle once more, with other settings."""
-    names = set(bundle.files) - {CONFIG_FILE, MANIFEST}
-    parts = {name: bundle.folder / name for name in names}
-    config = bundle.config.model_copy(update=settings)
-    written = open_bundle(write_bundle(parts, config, bundle.folder.parent))
-    (bundle.folder.parent / LATEST).unlink()
-    return written
-
-
 @pytest.fixture(scope="module")
 def url(shop: Shop) -> Iterator[str]:
-    serve = shop.control.config.serve
-    two = serve.recommend.model_copy(update={"min_replicas": 2, "max_replicas": 2})
-    settings = serve.model_copy(
-        update={"port": free_port(), "deadline_ms": 5000.0, "recommend": two, "kv_cache_mb": 32}
-    )
-    with running_graph(shop.control.folder, settings) as url:
+    with serving(shop.control, recommend=two_replicas(shop.control), kv_cache_mb=32) as url:
         yield url
-    require_free_port(settings.host, settings.port)
 
 
 def experiment(url: str, method: str, body: Answer | None = None) -> tuple[int, Answer]:

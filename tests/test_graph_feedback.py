@@ -14,30 +14,22 @@ from typing import Any
 import httpx
 import pytest
 
+from graphs import ENOUGH_FOR_BOTH, ask, ids, serving, two_replicas
 from heliograph.bundle import Bundle
 from heliograph.event_store.importing import Importer
-from heliograph_serve.graph import require_free_port, running_graph, wait_until_ready
-from processes import free_port, replicas
+from heliograph_serve.graph import wait_until_ready
+from processes import replicas
 from small_shop import STEPS, item_id
-from test_graph import ask, ids
 
 pytestmark = pytest.mark.cluster
 
 Answer = dict[str, Any]
-ENOUGH_FOR_BOTH = 12
-"""Requests after which both replicas of the ingress have answered some."""
 
 
 @pytest.fixture(scope="module")
 def url(bundle: Bundle) -> Iterator[str]:
-    serve = bundle.config.serve
-    two = serve.recommend.model_copy(update={"min_replicas": 2, "max_replicas": 2})
-    settings = serve.model_copy(
-        update={"port": free_port(), "deadline_ms": 2000.0, "recommend": two}
-    )
-    with running_graph(bundle.folder, settings) as url:
+    with serving(bundle, deadline_ms=2000.0, recommend=two_replicas(bundle)) as url:
         yield url
-    require_free_port(settings.host, settings.port)
 
 
 def post(url: str, *events: Answer) -> Answer:

@@ -17,14 +17,12 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
+from graphs import ask, ids, serving, two_replicas
 from heliograph.build import Build
 from heliograph.bundle import Bundle
-from heliograph.config import ServeConfig
 from heliograph.config_file import load_config
-from heliograph_serve.graph import require_free_port, running_graph
-from processes import free_port, replicas
+from processes import replicas
 from small_shop import ITEMS, STEPS, Silent, item_id
-from test_graph import ask, ids
 
 pytestmark = pytest.mark.cluster
 
@@ -39,30 +37,17 @@ GONE = item_id(20)
 
 
 @pytest.fixture(scope="module")
-def settings(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
-    serve = bundle.config.serve
-    two = serve.recommend.model_copy(update={"min_replicas": 2, "max_replicas": 2})
-    return serve.model_copy(
-        update={
-            "port": free_port(),
-            "deadline_ms": 5000.0,
-            "store": f"sqlite:///{tmp_path_factory.mktemp('store')}/items.sqlite",
-            "recommend": two,
-            "retrieve": two,
-            "room_for_items": ROOM,
-        }
-    )
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/items.sqlite"
 
 
 @pytest.fixture(scope="module")
-def url(bundle: Bundle, settings: ServeConfig) -> Iterator[str]:
-    with running_graph(bundle.folder, settings) as url:
+def url(bundle: Bundle, store: str) -> Iterator[str]:
+    two = two_replicas(bundle)
+    with serving(bundle, store=store, recommend=two, retrieve=two, room_for_items=ROOM) as url:
         yield url
-    require_free_port(settings.host, settings.port)
     # what was changed holds for the next graph as well
-    one = bundle.config.serve.recommend
-    again = settings.model_copy(update={"recommend": one, "retrieve": one})
-    with running_graph(bundle.folder, again) as url:
+    with serving(bundle, store=store, room_for_items=ROOM) as url:
         assert_changed(url)
 
 
@@ -215,10 +200,10 @@ def test_killed_replicas_come_back_with_the_changes(url: str, deployment: str) -
 
 
 def test_the_next_build_knows_what_was_changed(
-    url: str, bundle: Bundle, settings: ServeConfig, tmp_path: Path
+    url: str, bundle: Bundle, store: str, tmp_path: Path
 ) -> None:
     shop = bundle.folder.parents[2] / "shop.yaml"
-    overrides = [f"workspace={tmp_path}", f"serve.store={settings.store}"]
+    overrides = [f"workspace={tmp_path}", f"serve.store={store}"]
     with Build(load_config(shop, overrides), Silent()) as build:
         build.ingest()
     rows = {

@@ -17,15 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from graphs import Answer, ask, ids, refusal, serving
 from heliograph.bundle import Bundle, open_bundle
 from heliograph.cli import app as commands
 from heliograph.config import Rules
 from heliograph.workspace import InputError
 from heliograph_serve.app import GraphArgs, app
-from heliograph_serve.graph import running_graph
-from processes import free_port
 from small_shop import ITEMS, STEPS, build_shop, item_id, write_shop
-from test_graph import Answer, ask, ids, refusal
 
 pytestmark = pytest.mark.cluster
 
@@ -64,8 +62,7 @@ def describe(items: Path) -> None:
 
 @pytest.fixture(scope="module")
 def url(bundle: Bundle) -> Iterator[str]:
-    serve = bundle.config.serve.model_copy(update={"port": free_port(), "deadline_ms": 5000.0})
-    with running_graph(bundle.folder, serve) as url:
+    with serving(bundle) as url:
         yield url
 
 

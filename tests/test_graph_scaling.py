@@ -11,12 +11,11 @@ import pytest
 from ray import serve
 from ray.serve._private.common import ReplicaState
 
+from graphs import serving
 from heliograph import client
 from heliograph.bundle import Bundle
 from heliograph.config import DeploymentConfig
 from heliograph_serve.app import APP_NAME
-from heliograph_serve.graph import running_graph
-from processes import free_port
 from small_shop import USERS
 
 pytestmark = pytest.mark.cluster
@@ -27,16 +26,12 @@ PATIENCE_S = 90.0
 @pytest.fixture(scope="module")
 def url(bundle: Bundle) -> Iterator[str]:
     eager = {"max_replicas": 2, "upscale_delay_s": 0.0, "downscale_delay_s": 4.0}
-    settings = bundle.config.serve.model_copy(
-        update={
-            "port": free_port(),
-            "deadline_ms": 5000.0,
-            # the item LM is the bottleneck: a twentieth of its time is much already
-            "rank": DeploymentConfig.model_validate(eager | {"target_busy": 0.05}),
-            "recommend": DeploymentConfig.model_validate(eager | {"target_busy": 1.0}),
-        }
-    )
-    with running_graph(bundle.folder, settings) as url:
+    with serving(
+        bundle,
+        # the item LM is the bottleneck: a twentieth of its time is much already
+        rank=DeploymentConfig.model_validate(eager | {"target_busy": 0.05}),
+        recommend=DeploymentConfig.model_validate(eager | {"target_busy": 1.0}),
+    ) as url:
         yield url
 
 
