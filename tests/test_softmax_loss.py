@@ -143,6 +143,7 @@ def gigabytes_at_most() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+@pytest.mark.cluster
 def test_steps_over_a_million_items_stay_under_8_gib() -> None:
     items, rng = 1_000_000, np.random.default_rng(0)
     vectors = np.full((items, 64), 0.125, np.float32)
