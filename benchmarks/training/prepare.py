@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def prepare(dataset: str, data: Path | None, work: Path, seed: int, ids_only: bo
     (work / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
     return Prepared(
         max_length=config.models.item_lm.max_history,
-        limit_s=config.train.max_minutes * 60,
+        limit_s=60 * (config.train.max_minutes or math.inf),
         users=len(split.users),
         items=len(catalogue),
         events=len(train.items),

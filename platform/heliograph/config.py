@@ -47,6 +47,14 @@ class Config(BaseModel):
     )
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+def _is_empty(values: tuple[object, ...]) -> bool:
+    return not values
+
+
 class TableConfig(Config):
     """Where rows come from and what their columns are called there."""
 
@@ -233,20 +241,51 @@ class ModelsConfig(Config):
     item_lm: ItemLMConfig = ItemLMConfig()
 
 
+LearningRate = Annotated[float, Field(gt=0)]
+WeightDecay = Annotated[float, Field(ge=0)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainChange(Config):
+    """Other values of settings of training, from an epoch on; what is null stays as it was."""
+
+    epoch: int = Field(ge=2)
+    """Epochs are numbered from 1; what holds in the first is said by the settings themselves."""
+
+    lr: LearningRate | None = Field(default=None, exclude_if=_is_none)
+    weight_decay: WeightDecay | None = Field(default=None, exclude_if=_is_none)
+    dropout: Dropout | None = Field(default=None, exclude_if=_is_none)
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not any(getattr(self, name) is not None for name in SCHEDULED):
+            raise ValueError(
+                f"epoch {self.epoch} changes nothing; name a value of {', '.join(SCHEDULED)}"
+            )
+        return self
+
+
+SCHEDULED = tuple(name for name in TrainChange.model_fields if name != "epoch")
+"""Settings of training that may change in its course: the model has the same shape throughout."""
+
+
 class TrainConfig(Config):
     """How the item LM is trained."""
 
-    lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    dropout: float = Field(default=0.3, ge=0, lt=1)
+    lr: LearningRate = 1e-3
+    weight_decay: WeightDecay = 0.01
+    dropout: Dropout = 0.3
+    schedule: tuple[TrainChange, ...] = Field(default=(), exclude_if=_is_empty)
+    """Such as `[{epoch: 11, lr: 3e-4}]`; written down only where there is one."""
+
     epochs: int = Field(default=60, ge=1)
     """At most; training stops earlier when validation stops improving."""
 
     patience: int = Field(default=8, ge=1)
     """Epochs without a better validation NDCG@10 after which training stops."""
 
-    max_minutes: float = Field(default=4.0, gt=0)
-    """No epoch begins after this wall time."""
+    max_minutes: float | None = Field(default=4.0, gt=0)
+    """No epoch begins after this wall time; null: epochs and patience alone decide."""
 
     tokens_per_batch: int = Field(default=4096, ge=64)
     """Items in one optimiser step; histories of similar length share a batch."""
@@ -268,6 +307,14 @@ class TrainConfig(Config):
     """Processes that share each step, on Ray; with several, one a GPU where there are any."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @field_validator("schedule")
+    @classmethod
+    def _epochs_ascend(cls, schedule: tuple[TrainChange, ...]) -> tuple[TrainChange, ...]:
+        epochs = [change.epoch for change in schedule]
+        if sorted(set(epochs)) != epochs:
+            raise ValueError(f"epochs must ascend, none twice, got {epochs}")
+        return schedule
 
 
 class CandidatesConfig(Config):

@@ -118,7 +118,7 @@ def item_lm(
         report(Step(step=epoch.number, values=values))
 
     job = TrainingJob(shape, train, known.train, known.held_out, vectors, seed, checkpoint)
-    for epoch in epochs_of(read_record(checkpoint, job.task())):
+    for epoch in epochs_of(read_record(checkpoint, job.course())):
         epoch_done(epoch)
     model, epochs = fit_item_lm(
         shape, train, known.train, known.held_out, vectors, seed, checkpoint, epoch_done

@@ -29,7 +29,7 @@ from ray.util.placement_group import (
 from heliograph.cluster import ray_cluster
 from heliograph.config import TrainConfig
 from heliograph.models.item_lm_epochs import EpochDone, TrainingJob, begin, train
-from heliograph.models.item_lm_run import Epoch, epochs_of, read_record
+from heliograph.models.item_lm_run import Course, Epoch, epochs_of, read_record
 from heliograph.models.team import Team
 from heliograph.workspace import InputError
 
@@ -51,15 +51,15 @@ def train_on_workers(job: TrainingJob, epoch_done: EpochDone) -> None:
     storage = job.checkpoint / "ray"
     with ray_cluster():
         scaling = _scaling(job.train)
-        task, told = job.task(), _Told(epoch_done)
-        told.skip(_epochs(job, task))
+        course, told = job.course(), _Told(epoch_done)
+        told.skip(_epochs(job, course))
         before = set(placement_group_table())
         fitting = _fit.remote([ray.put(job)], scaling, storage)
         try:
             while not ray.wait([fitting], timeout=POLL_S)[0]:
-                told.tell(_epochs(job, task))
+                told.tell(_epochs(job, course))
             failure = ray.get(fitting)
-            told.tell(_epochs(job, task))
+            told.tell(_epochs(job, course))
         finally:
             ray.cancel(fitting, force=True)  # where `epoch_done` raised; else it has ended
             ray.wait([fitting], timeout=CANCEL_S)
@@ -105,8 +105,8 @@ def _release(before: set[str], bundles: Sequence[object]) -> None:
             remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(name)))
 
 
-def _epochs(job: TrainingJob, task: str) -> list[Epoch]:
-    return epochs_of(read_record(job.checkpoint, task))
+def _epochs(job: TrainingJob, course: Course) -> list[Epoch]:
+    return epochs_of(read_record(job.checkpoint, course))
 
 
 def _scaling(train: TrainConfig) -> ScalingConfig:

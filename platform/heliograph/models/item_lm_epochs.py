@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from heliograph.config import ItemLMConfig, TrainConfig
 from heliograph.events import Interactions
-from heliograph.models.item_lm import ItemLM, ItemLMNetwork
+from heliograph.models.item_lm import Dropout, ItemLM, ItemLMNetwork
 from heliograph.models.item_lm_batches import Batch, training_batches
-from heliograph.models.item_lm_run import DivergedError, Epoch, Run, best_epoch
+from heliograph.models.item_lm_run import Course, DivergedError, Epoch, Run, best_epoch
 from heliograph.models.item_lm_validation import ndcg_sum
 from heliograph.models.negatives import NegativeSampler
 from heliograph.models.next_item_loss import next_item_loss
 from heliograph.models.precision import matrix_dtype
+from heliograph.models.schedule import settings_in
 from heliograph.models.team import Team
 from heliograph.models.weight_average import WeightAverage
 from heliograph.splits import NextItems
@@ -50,16 +51,18 @@ class TrainingJob:
     seed: int
     checkpoint: Path
 
-    def task(self) -> str:
-        """Hash what decides the course of a run, but not where it runs or when it stops."""
-        course = self.train.model_dump(
-            exclude={"epochs", "patience", "max_minutes", "device", "workers"}
+    def course(self) -> Course:
+        """Return what decides the course of a run, but not where it runs or when it stops."""
+        settings = self.train.model_dump(
+            exclude={"schedule", "epochs", "patience", "max_minutes", "device", "workers"}
         )
         arrays = [self.interactions.offsets, self.interactions.items, self.text_vectors]
         if self.held_out is not None:
             arrays += [self.held_out.targets, *self.held_out.histories]
         data = [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in arrays]
-        return digest_of(self.config.model_dump_json(), json.dumps(course), str(self.seed), *data)
+        shape = self.config.model_dump_json()
+        task = digest_of(shape, json.dumps(settings), str(self.seed), *data)
+        return Course(task, self.train.schedule)
 
 
 def begin(job: TrainingJob, device: torch.device) -> Run:
@@ -73,7 +76,7 @@ def begin(job: TrainingJob, device: torch.device) -> Run:
     groups = _parameter_groups(network, job.train)
     optimizer = torch.optim.AdamW(groups, lr=job.train.lr, fused=True)
     average = WeightAverage(network, job.train.averaging)
-    run = Run(network, optimizer, average, job.checkpoint, job.task())
+    run = Run(network, optimizer, average, job.checkpoint, job.course())
     run.restore()
     return run
 
@@ -111,15 +114,15 @@ class _Trainer:
     def epoch(self, number: int) -> Epoch:
         """Train for one epoch and validate."""
         start = time.perf_counter()
+        settings = settings_in(self.job.train, number)
+        _take_up(settings, self.run)
         # so that dropout after a resume is that of an unbroken run, and differs between processes
         torch.manual_seed(self.job.seed + number + (self.team.rank << 32))
         self.run.network.train()
         total, count = 0.0, 0
-        config, settings = self.job.config, self.job.train
+        length, tokens = self.job.config.max_history, settings.tokens_per_batch
         rng = np.random.default_rng([self.job.seed, number])
-        for batch in training_batches(
-            self.histories, config.max_history, settings.tokens_per_batch, self.team.share, rng
-        ):
+        for batch in training_batches(self.histories, length, tokens, self.team.share, rng):
             total += self._step(batch, number) * batch.positions
             count += batch.positions
         score = self._validate()
@@ -165,9 +168,10 @@ class _Trainer:
         if math.isfinite(value):
             return
         kept = f"epoch {epoch - 1} is kept in {self.job.checkpoint}" if epoch > 1 else "none yet"
+        lr = settings_in(self.job.train, epoch).lr
         raise DivergedError(
             f"training diverged: the {name} of batch {batch.number} of epoch {epoch} is {value} "
-            f"(checkpoint: {kept}); lower train.lr (now {self.job.train.lr:g}), set "
+            f"(checkpoint: {kept}); lower train.lr (now {lr:g}), set "
             "train.precision=float32 or change the seed, and train again"
         )
 
@@ -181,12 +185,21 @@ def _parameter_groups(network: ItemLMNetwork, train: TrainConfig) -> list[dict[s
     ]
 
 
+def _take_up(settings: TrainConfig, run: Run) -> None:
+    """Let the optimiser and the network have the settings of an epoch."""
+    groups = _parameter_groups(run.network, settings)
+    for group, new in zip(run.optimizer.param_groups, groups, strict=True):
+        group |= {"lr": settings.lr, "weight_decay": new["weight_decay"]}
+    for module in run.network.modules():
+        if isinstance(module, Dropout):
+            module.share = settings.dropout
+
+
 def _is_finished(epochs: Sequence[Epoch], job: TrainingJob) -> bool:
     """Without validation the number of epochs alone decides."""
     if not epochs or len(epochs) >= job.train.epochs or job.held_out is None:
         return len(epochs) >= job.train.epochs
+    if len(epochs) - best_epoch(epochs).number >= job.train.patience:
+        return True
     seconds = sum(epoch.seconds for epoch in epochs) + epochs[-1].seconds
-    return (
-        len(epochs) - best_epoch(epochs).number >= job.train.patience
-        or seconds > job.train.max_minutes * 60
-    )
+    return job.train.max_minutes is not None and seconds > job.train.max_minutes * 60

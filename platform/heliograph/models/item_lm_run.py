@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from heliograph.config import TrainChange
 from heliograph.models.item_lm import ItemLM, ItemLMNetwork
 from heliograph.models.weight_average import WeightAverage
-from heliograph.workspace import InputError, write_json
+from heliograph.workspace import InputError, digest_of, write_json
 
 RUN_FILE = "run.json"
 
@@ -52,12 +54,35 @@ def _quality(epoch: Epoch) -> tuple[float, float]:
     return epoch.validation_ndcg, -epoch.loss
 
 
-def read_record(folder: Path, task: str) -> dict[str, Any] | None:
-    """Return what the checkpoint of a task says, None if there is none or of another task."""
+@dataclass(frozen=True)
+class Course:
+    """What decides the course of a run, epoch by epoch."""
+
+    task: str
+    """Hash of all that holds from the first epoch to the last."""
+
+    schedule: tuple[TrainChange, ...] = ()
+
+    def until(self, epoch: int) -> str:
+        """Hash what has decided the epochs up to one: changes that come later have not."""
+        past = [change.model_dump() for change in self.schedule if change.epoch <= epoch]
+        return digest_of(self.task, json.dumps(past)) if past else self.task
+
+
+def read_record(folder: Path, course: Course) -> dict[str, Any] | None:
+    """Return what a checkpoint says; None if there is none, or one of another past."""
     if not (folder / RUN_FILE).is_file():
         return None
     record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text())
-    return record if record["task"] == task else None
+    return record if record["task"] == course.until(len(record["epochs"])) else None
+
+
+def copy_run(source: Path, target: Path) -> None:
+    """Copy a checkpoint to a folder that has none, `run.json` last, as `Run.write` does."""
+    target.mkdir(parents=True, exist_ok=True)
+    record = json.loads((source / RUN_FILE).read_text())
+    shutil.copyfile(source / record["tensors"], target / record["tensors"])
+    write_json(target / RUN_FILE, record)
 
 
 def epochs_of(record: Mapping[str, Any] | None) -> list[Epoch]:
@@ -78,13 +103,13 @@ class Run:
         optimizer: torch.optim.Optimizer,
         average: WeightAverage,
         folder: Path,
-        task: str,
+        course: Course,
     ) -> None:
         self.network = network
         self.optimizer = optimizer
         self.average = average
         self.folder = folder
-        self.task = task
+        self.course = course
         self.epochs: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
 
@@ -102,7 +127,7 @@ class Run:
         tensors = self.folder / f"epoch-{epoch.number:04d}.safetensors"
         save_file(self._tensors(), tensors)
         record = {
-            "task": self.task,
+            "task": self.course.until(epoch.number),
             "tensors": tensors.name,
             "steps": self.average.steps,
             "epochs": [asdict(entry) for entry in self.epochs],
@@ -113,12 +138,12 @@ class Run:
                 path.unlink()
 
     def restore(self) -> None:
-        """Go on from the checkpoint, if there is one of the same task.
+        """Go on from the checkpoint, if there is one of the same past.
 
         Raises:
             InputError: Its tensors are missing or damaged.
         """
-        record = read_record(self.folder, self.task)
+        record = read_record(self.folder, self.course)
         if record is None:
             return
         path = self.folder / record["tensors"]
