@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heliograph_tune.goal import keeps, said
+from heliograph_tune.population import generations, most_trials
 from heliograph_tune.records import Asked, Finished, Record, Step
 from heliograph_tune.search_file import Search, SearchConfig
 from heliograph_tune.standings import standings
@@ -83,22 +84,28 @@ class SearchProgress:
         )
         spent = self._spent + time.monotonic() - (self._began or time.monotonic())
         return (
-            f"{counts or 'no trial has ended'}; running: {at or 'none'}; "
+            f"{self._generation()}{counts or 'no trial has ended'}; running: {at or 'none'}; "
             f"{_clock(spent)} spent, {self._left(spent)}"
         )
 
     def _left(self, spent: float) -> str:
         budget, ended = self.search.settings.budget, len(self.record.finished)
         left = [] if budget.minutes is None else [60 * budget.minutes - spent]
-        if budget.trials is not None and ended:
-            left.append(spent / ended * (self._all_trials() - ended))
+        trials = most_trials(self.search)
+        if trials is not None and ended:
+            left.append(spent / ended * (trials + self._repeats() - ended))
         return f"about {_clock(max(min(left), 0))} left" if left else "time left unknown"
 
-    def _all_trials(self) -> int:
+    def _repeats(self) -> int:
         repeat = self.search.settings.repeat
-        return (self.search.settings.budget.trials or 0) + (
-            (repeat.best + 1) * repeat.seeds if repeat.best else 0
-        )
+        return (repeat.best + 1) * repeat.seeds if repeat.best else 0
+
+    def _generation(self) -> str:
+        """Say how far a population has come."""
+        members = [asked.member for asked in self.record.asked.values() if asked.member]
+        if not members:
+            return ""
+        return f"generation {members[-1].generation} of {generations(self.search)}; "
 
 
 def best_table(search: Search, record: Record) -> Table:
@@ -165,6 +172,10 @@ def figure(value: float) -> str:
 
 def short(value: Any) -> str:
     """Say a value in few characters."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(short(inner) for inner in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {short(inner)}' for name, inner in value.items())}}}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -27,7 +27,7 @@ class RaySearcher(Searcher):
 
     def __init__(
         self,
-        trials: Iterator[Asked],
+        trials: Iterator[Asked | None],
         write: Callable[[Finished], None],
         stepped: Callable[[int, Step], None],
         budget: Budget,
@@ -36,7 +36,7 @@ class RaySearcher(Searcher):
         """Begin a phase.
 
         Args:
-            trials: To be handed out.
+            trials: To be handed out; None where none can be before another has ended.
             write: Writes the end of a trial down.
             stepped: Hears of the steps of the trial of a number.
             budget: Of the search.
@@ -61,14 +61,18 @@ class RaySearcher(Searcher):
         return time.monotonic() - self._began
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Hand a trial out, to be run as the trial of this id."""
+        """Hand a trial out, to be run as the trial of this id; None: ask again later."""
+        finished: dict[str, Any] = cast(Any, Searcher.FINISHED)  # a word: no trial at all
         try:
-            asked = None if self.failure else next(self.trials, None)
-        except InputError as error:
-            self.failure, asked = error, None
-        if asked is None:
-            finished: dict[str, Any] = cast(Any, Searcher.FINISHED)  # a word: no trial at all
+            asked = next(self.trials) if self.failure is None else None
+        except StopIteration:
             return finished
+        except InputError as error:
+            self.failure = error
+        if self.failure is not None:
+            return finished
+        if asked is None:
+            return None
         self._running[trial_id] = asked
         self._steps[asked.number], self._last[asked.number] = {}, {}
         return {"trial": asked.model_dump(mode="json")}

@@ -26,6 +26,19 @@ State = Literal["done", "stopped", "cut", "known", "failed"]
 configuration had been; with an error."""
 
 
+class Member(Config):
+    """Which part of a population's training a trial is."""
+
+    generation: int
+    """Counted from 1."""
+
+    place: int
+    """In the population, counted from 0."""
+
+    parent: int | None = None
+    """Number of the trial of the generation before that it goes on from."""
+
+
 class Asked(Config):
     """A trial that was handed out."""
 
@@ -44,6 +57,9 @@ class Asked(Config):
 
     attributes: dict[str, Any] = {}
     """What the searcher notes for itself."""
+
+    member: Member | None = None
+    """None in searches without a population, and for the configuration as it stands."""
 
 
 class Step(Config):

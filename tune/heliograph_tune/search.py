@@ -8,7 +8,7 @@ that ended, so it does not matter who was killed, or when.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from heliograph.config_file import dump_config
 from heliograph.stages import Report as BuildReport
 from heliograph.workspace import InputError
 from heliograph_tune.loggers import require_loggers, write_trial
+from heliograph_tune.population import without_heirs
 from heliograph_tune.prepare import Prepared, prepare
 from heliograph_tune.proposer import Proposer
 from heliograph_tune.records import Asked, Event, Finished, Journal, Over, Record, Step
@@ -26,7 +27,12 @@ from heliograph_tune.search_file import Search
 from heliograph_tune.setting import with_settings
 from heliograph_tune.standings import standings
 from heliograph_tune.table import write_trials
-from heliograph_tune.trials_to_run import by_score, repeat_trials, search_trials
+from heliograph_tune.trials_to_run import (
+    by_score,
+    population_trials,
+    repeat_trials,
+    search_trials,
+)
 from heliograph_tune.tuner import concurrency_of, run_trials
 from heliograph_tune.worker import Task
 
@@ -48,12 +54,23 @@ class Sitting:
         """Write an event down, then let everybody know of it."""
         self.journal.append(event)
         self.record.note(event)
+        for number in self._served(event):
+            shutil.rmtree(self.folder.checkpoint(number), ignore_errors=True)
         if isinstance(event, Finished):
-            shutil.rmtree(self.folder.checkpoint(event.number), ignore_errors=True)
             for logger in self.search.settings.loggers:
                 write_trial(logger, self.folder.path, self.record.asked[event.number], event)
         if not isinstance(event, Over):
             self.watch(event.number, event)
+
+    def _served(self, event: Event) -> Iterable[int]:
+        """Return trials whose checkpoints nobody goes on from after an event."""
+        if isinstance(event, Over):
+            return self.record.asked
+        if not isinstance(event, Finished):
+            return ()
+        if self.record.asked[event.number].member is None:
+            return (event.number,)
+        return without_heirs(self.record, self.search.settings.pbt.population)
 
 
 def run_search(search: Search, folder: RunFolder, report: BuildReport, watch: Watch) -> Record:
@@ -115,7 +132,9 @@ def _search(sitting: Sitting, task: Task) -> None:
         if isinstance(event, Finished):
             proposer.learn(event)
 
-    trials = search_trials(search, record, proposer, write)
+    trials: Iterator[Asked | None] = search_trials(search, record, proposer, write)
+    if settings.uses_pbt:
+        trials = population_trials(search, record, write)
     seconds = settings.budget.minutes and 60 * settings.budget.minutes
     scheduler = scheduler_of(search, record)
     run_trials(trials, task, scheduler, seconds, record.spent_s, write, sitting.watch)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from heliograph.config import Config, HeliographConfig
+from heliograph.config import SCHEDULED, Config, HeliographConfig, TrainConfig
 from heliograph.config_file import ConfigError, explain_errors, load_config, read_mapping
 from heliograph.evaluation import METRICS
 from heliograph_tune.distributions import Distribution
@@ -98,6 +98,23 @@ class Asha(Config):
     """One in so many goes on at each rung; rungs lie this factor apart."""
 
 
+class Pbt(Config):
+    """Population-based training (Jaderberg et al., arXiv:1711.09846, 2017)."""
+
+    population: int = Field(default=8, ge=2)
+    """Models in training."""
+
+    interval: int = Field(default=4, ge=1)
+    """Epochs between one comparison of all models and the next."""
+
+    share: float = Field(default=0.25, gt=0, le=0.5)
+    """At each comparison the worst share of the population, one model at least, is replaced by
+    copies of models of the best share."""
+
+    resample: float = Field(default=0.25, ge=0, le=1)
+    """Probability that a setting of a copy is drawn again; else it is multiplied by 0.8 or 1.2."""
+
+
 class Repeat(Config):
     """The best configurations once more, so that luck does not win."""
 
@@ -140,10 +157,13 @@ class SearchConfig(Config):
 
     budget: Budget
     searcher: Literal["random", "tpe", "nsga2"] = "tpe"
-    scheduler: Literal["fifo", "asha"] | None = None
+    """Has no part in pbt."""
+
+    scheduler: Literal["fifo", "asha", "pbt"] | None = None
     """null: asha for the item LM, which reports each epoch, fifo for all else."""
 
     asha: Asha = Asha()
+    pbt: Pbt = Pbt()
     load: LoadConfig = LoadConfig()
     goal: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Objective -> bound, such as `p95_ms: 50`: the best trial is one that keeps all of them."""
@@ -168,13 +188,40 @@ class SearchConfig(Config):
         return objectives
 
     @model_validator(mode="after")
-    def _asha_has_something_to_judge(self) -> Self:
-        if self.scheduler == "asha" and self.search != "item_lm":
-            raise ValueError(f"asha stops trials by epoch, but {self.search} has none; use fifo")
-        if self.uses_asha and self.objectives != (BY_EPOCH,):
+    def _epochs_can_be_judged(self) -> Self:
+        name = "asha" if self.uses_asha else self.scheduler
+        if name in ("asha", "pbt") and self.search != "item_lm":
+            raise ValueError(f"{name} judges by epoch, but {self.search} has none; use fifo")
+        if name in ("asha", "pbt") and self.objectives != (BY_EPOCH,):
             raise ValueError(
-                f"asha judges by {BY_EPOCH}, the one metric that is known each epoch, but the "
+                f"{name} judges by {BY_EPOCH}, the one metric that is known each epoch, but the "
                 f"objectives are {', '.join(self.objectives)}; use scheduler: fifo"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_population_can_train(self) -> Self:
+        if not self.uses_pbt:
+            if self.pbt != Pbt():
+                raise ValueError("pbt: needs scheduler: pbt; set that, or take the section out")
+            return self
+        paths = [f"train.{name}" for name in SCHEDULED]
+        for path, distribution in self.space.items():
+            if path not in paths:
+                raise ValueError(
+                    f"{path} cannot change while a model trains; pbt searches {', '.join(paths)}: "
+                    "set it in overrides, or use another scheduler"
+                )
+            if distribution.where:
+                raise ValueError(f"{path}: pbt knows no conditions; take where out")
+        if self.warm_start is not None:
+            raise ValueError("pbt learns from no earlier run; take warm_start out")
+        fewest = 1 + self.pbt.population
+        if self.budget.trials is not None and self.budget.trials < fewest:
+            raise ValueError(
+                f"budget.trials is {self.budget.trials}, but the configuration as it stands and "
+                f"one generation of {self.pbt.population} are {fewest} trials; raise it, or lower "
+                "pbt.population"
             )
         return self
 
@@ -213,6 +260,11 @@ class SearchConfig(Config):
         """Whether bad trials are stopped early."""
         return self.scheduler == "asha" or (self.scheduler is None and self.search == "item_lm")
 
+    @property
+    def uses_pbt(self) -> bool:
+        """Whether a population trains."""
+        return self.scheduler == "pbt"
+
 
 @dataclass(frozen=True)
 class Search:
@@ -246,6 +298,8 @@ def parse_search(raw: dict[str, Any], origin: str) -> Search:
         raise ConfigError(explain_errors(error, SearchConfig, origin)) from error
     config = load_config(settings.config, settings.overrides)
     space = check_space(settings.space, READS[settings.search], config)
+    if settings.uses_pbt:
+        _check_course(settings, config.train)
     return Search(settings, config, space)
 
 
@@ -258,6 +312,20 @@ def cutoffs(objectives: Sequence[str]) -> tuple[int, ...]:
     """Return the cut-offs of objectives, that of `BY_EPOCH` among them."""
     found = {int(name.partition("@")[2]) for name in (*objectives, BY_EPOCH) if "@" in name}
     return tuple(sorted(found))
+
+
+def _check_course(settings: SearchConfig, train: TrainConfig) -> None:
+    if train.epochs <= settings.pbt.interval:
+        raise ConfigError(
+            f"train.epochs is {train.epochs}, so a population that is compared every "
+            f"{settings.pbt.interval} epochs never would be; lower pbt.interval or raise "
+            "train.epochs"
+        )
+    if train.schedule:
+        raise ConfigError(
+            f"{settings.config} has a train.schedule, but pbt finds one of its own from the first "
+            "epoch on; take it out, or search with overrides: ['train.schedule=[]']"
+        )
 
 
 def _check_objective(objective: str) -> None:

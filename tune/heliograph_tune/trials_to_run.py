@@ -6,11 +6,12 @@ handed out, and one that is written down and has not ended is handed out again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from heliograph.config_file import ConfigError
 from heliograph_tune.goal import is_judged, merit
+from heliograph_tune.population import follows, generation_of, generations, member
 from heliograph_tune.proposer import Proposer
 from heliograph_tune.records import Asked, Event, Finished, Record, State, key_of
 from heliograph_tune.search_file import Search
@@ -46,6 +47,29 @@ def search_trials(
             write(end)
 
 
+def population_trials(search: Search, record: Record, write: Write) -> Iterator[Asked | None]:
+    """Yield a population's trials, generation after generation, and the configuration as it stands.
+
+    Where a generation has been handed out and not ended, None: the next one depends on all of it.
+    """
+    yield from [asked for asked in record.open if asked.phase == "search"]
+    if BASELINE not in record.asked:
+        asked = Asked(number=BASELINE, seed=search.config.seed, settings={})
+        write(asked)
+        yield asked
+    for generation in range(1, 1 + generations(search)):
+        if not follows(search, record, generation):
+            return
+        for place in range(search.settings.pbt.population):
+            if place not in generation_of(record, generation):
+                asked = member(search, record, generation, place)
+                write(asked)
+                yield asked
+        members = generation_of(record, generation).values()
+        while any(asked.number not in record.finished for asked in members):
+            yield None
+
+
 def repeat_trials(search: Search, record: Record, write: Write) -> Iterator[Asked]:
     """Yield the best configurations and the one as it stands, each with other seeds."""
     yield from [asked for asked in record.open if asked.phase == "repeat"]
@@ -77,7 +101,8 @@ def by_score(search: Search, record: Record) -> list[int]:
     """Return the trials of the search by their merit, the best one first.
 
     One of each configuration; none that its scheduler has stopped, since it was not judged like the
-    others. What time has cut counts as far as it came.
+    others. What time has cut counts as far as it came. Of a population, each course of training
+    once: up to the generation that last made it better.
     """
     settings = search.settings
     merits = {
@@ -86,7 +111,26 @@ def by_score(search: Search, record: Record) -> list[int]:
         if record.finished[asked.number].state in ("done", "cut")
         and is_judged(settings, metrics := record.finished[asked.number].metrics)
     }
-    return sorted(merits, key=lambda number: (merits[number], number))
+    return sorted(_courses(record, merits), key=lambda number: (merits[number], number))
+
+
+def _courses(record: Record, merits: Mapping[int, tuple[float, ...]]) -> Iterator[int]:
+    """Yield trials that are better than what they went on from, and than what went on from them."""
+    best = dict(merits)
+    parents = {
+        number: asked.member.parent
+        for number, asked in record.asked.items()
+        if asked.member is not None and asked.member.parent in merits
+    }
+    for number in sorted(merits, reverse=True):  # whoever goes on from a trial has a higher number
+        parent = parents.get(number)
+        if parent is not None:
+            best[parent] = min(best[parent], best[number])
+    for number, merit_of_it in merits.items():
+        parent = parents.get(number)
+        is_progress = parent is None or merit_of_it < merits[parent]
+        if is_progress and merit_of_it == best[number]:
+            yield number
 
 
 def _next(search: Search, number: int, proposer: Proposer) -> Asked:

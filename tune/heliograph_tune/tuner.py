@@ -33,7 +33,7 @@ ENVIRONMENT = {
 
 
 def run_trials(
-    trials: Iterator[Asked],
+    trials: Iterator[Asked | None],
     task: Task,
     scheduler: TrialScheduler,
     seconds: float | None,
@@ -44,7 +44,7 @@ def run_trials(
     """Run trials until there are no more or the time is over.
 
     Args:
-        trials: What to run.
+        trials: What to run; None where none can be before another has ended.
         task: What all of them share.
         scheduler: May stop them early.
         seconds: Of wall time that may be spent; None: as many as it takes.

@@ -73,8 +73,22 @@ def run_trial(config: dict[str, Any], task: Task) -> None:
 def measure(task: Task, asked: Asked, report: Report) -> dict[str, float]:
     """Run what was asked and return its metrics."""
     config = with_settings(task.config, asked.settings).model_copy(update={"seed": asked.seed})
-    checkpoint = RunFolder(task.folder).checkpoint(asked.number)
+    folder = RunFolder(task.folder)
+    checkpoint = folder.checkpoint(asked.number)
+    if asked.member is not None and asked.member.parent is not None:
+        _inherit(folder.checkpoint(asked.member.parent), checkpoint)
     return task.judge.judge(config, cutoffs(task.settings.objectives), checkpoint, report)
+
+
+def _inherit(parent: Path, checkpoint: Path) -> None:
+    """Begin where the parent ended; where its checkpoint is gone, training begins at the beginning.
+
+    It comes to the same, because the schedule says what the parent did.
+    """
+    from heliograph.models.item_lm_run import copy_run, has_run  # torch takes seconds to import
+
+    if has_run(parent) and not has_run(checkpoint):
+        copy_run(parent, checkpoint)
 
 
 def told_as(step: Step) -> dict[str, float]:

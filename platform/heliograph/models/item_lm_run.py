@@ -71,10 +71,15 @@ class Course:
 
 def read_record(folder: Path, course: Course) -> dict[str, Any] | None:
     """Return what a checkpoint says; None if there is none, or one of another past."""
-    if not (folder / RUN_FILE).is_file():
+    if not has_run(folder):
         return None
     record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text())
     return record if record["task"] == course.until(len(record["epochs"])) else None
+
+
+def has_run(folder: Path) -> bool:
+    """Tell whether a folder holds a checkpoint."""
+    return (folder / RUN_FILE).is_file()
 
 
 def copy_run(source: Path, target: Path) -> None:
