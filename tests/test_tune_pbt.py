@@ -1,4 +1,4 @@
-"""A population on Ray, killed and robbed of its checkpoints, comes to what it would have come to."""
+"""A population on Ray, killed and without its checkpoints, comes to what an unbroken one does."""
 
 from __future__ import annotations
 

@@ -22,11 +22,14 @@ from heliograph_tune.population import (
     parents,
     without_heirs,
 )
-from heliograph_tune.records import Asked, Record
+from heliograph_tune.records import Asked, Over, Record
+from heliograph_tune.report import render
 from heliograph_tune.search_file import Search
 from heliograph_tune.setting import with_settings
+from heliograph_tune.standings import standings
 from heliograph_tune.trials_to_run import by_score, population_trials
 from searches import ended, make_search, steps
+from test_report import Page
 
 SPACE: dict[str, Any] = {
     "train.lr": {"type": "log_uniform", "low": 1e-4, "high": 1e-2},
@@ -278,3 +281,20 @@ def test_a_search_that_no_population_can_do_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=why):
         pbt_search(tmp_path, **changes)
+
+
+def test_the_report_shows_the_way_of_the_winner(search: Search) -> None:
+    bench = Bench(search)
+    train_all(bench)
+    bench.record.note(Over(phase="search"))
+    html = render(search, bench.record, "population")
+    winner = standings(search, bench.record)[0].number
+    way = lineage(bench.record, winner)
+    page = Page(html)
+    rows = [row for row in page.rows if row[0] in ("1 to 2", "3 to 4", "5 to 6", "7 to 7")]
+    assert [row[1] for row in rows] == [str(asked.number) for asked in way]
+    assert rows[0][-1] == "at random, with settings that were drawn"
+    assert {row[-1] for row in rows[1:]} <= {"went on"} | {
+        f"a copy of trial {asked.number}, with settings changed" for asked in way
+    }
+    assert "a population of 4" in page.text

@@ -21,6 +21,7 @@ from heliograph_tune.pareto import front
 from heliograph_tune.progress import as_text, figure, reached
 from heliograph_tune.records import Record
 from heliograph_tune.report_charts import best_by_trial, learning_curves, parameters, pareto
+from heliograph_tune.report_population import course_table
 from heliograph_tune.run_folder import RunFolder
 from heliograph_tune.search_file import Search
 from heliograph_tune.setting import with_settings
@@ -75,6 +76,7 @@ def render(search: Search, record: Record, name: str) -> str:
         sentences=verdict(search, record, ranked),
         standing_table=standing_table(search, record, ranked),
         best_by_trial=best_by_trial(search, record),
+        course_table=course_table(search, record, ranked[0].number),
         curves=learning_curves(search, record, ranked[0].number),
         parameters=parameters(search, record, ranked[0].number),
         importance=importance_chart(importance_of(search, record)),

@@ -9,8 +9,9 @@ from markupsafe import Markup
 from heliograph_tune.charts import Axis, Line, dots, height_of, lines, parallel
 from heliograph_tune.distributions import Choice, Distribution, Integer, LogUniform
 from heliograph_tune.pareto import front, scored
+from heliograph_tune.population import last_epoch, latest
 from heliograph_tune.progress import as_text, short
-from heliograph_tune.records import Record
+from heliograph_tune.records import Asked, Record
 from heliograph_tune.search_file import BY_EPOCH, Search, is_minimised
 
 MOST_AXES = 8
@@ -39,13 +40,9 @@ def best_by_trial(search: Search, record: Record) -> Markup:
 def learning_curves(search: Search, record: Record, winner: int) -> Markup | None:
     """Draw what trials reported step by step."""
     curves = [
-        Line(
-            f"trial {asked.number}: {as_text(asked.settings)}",
-            [(float(step.step), step.values[BY_EPOCH]) for step in end.steps],
-            asked.number == winner,
-        )
+        Line(f"trial {asked.number}: {as_text(asked.settings)}", points, asked.number == winner)
         for asked in record.of("search")
-        if (end := record.finished[asked.number]).steps
+        if (points := _curve(search, record, asked, winner))
     ]
     if not curves:
         return None
@@ -70,10 +67,11 @@ def parameters(search: Search, record: Record, winner: int) -> Markup | None:
     axes.append(Axis(objective, [(0, f"{low:.4f}"), (1, f"{high:.4f}")]))
     rows = []
     for asked, score in scored:
+        values = latest(asked.settings)
         points = [
-            (float(place), _height(asked.settings[path], search.space.parameters[path]))
+            (float(place), _height(values[path], search.space.parameters[path]))
             for place, path in enumerate(paths)
-            if path in asked.settings
+            if path in values
         ]
         points.append((float(len(paths)), height_of(score, low, high, log=False)))
         rows.append(Line(f"trial {asked.number}: {score:.4f}", points, asked.number == winner))
@@ -93,6 +91,15 @@ def pareto(search: Search, record: Record) -> Markup | None:
     label = f"{objectives[0]} against {objectives[1]}: {len(best)} trials that none beats in both"
     names = [f"trial {number}: {as_text(record.asked[number].settings)}" for number in found]
     return dots(points, names, ordered, label, objectives[0], objectives[1])
+
+
+def _curve(search: Search, record: Record, asked: Asked, winner: int) -> list[tuple[float, float]]:
+    """Return a trial's curve; of a member of a population from where its parent's ends."""
+    first = 0
+    if asked.member is not None and asked.number != winner:
+        first = last_epoch(search, asked.member.generation - 1)
+    steps = record.finished[asked.number].steps
+    return [(float(step.step), step.values[BY_EPOCH]) for step in steps if step.step >= first]
 
 
 def _axis(path: str, distribution: Distribution) -> Axis:
