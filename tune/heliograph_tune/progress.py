@@ -129,7 +129,7 @@ def best_table(search: Search, record: Record) -> Table:
             *(figure(end.metrics[name]) if name in end.metrics else "" for name in objectives),
             f"{sum(others) / len(others):.4f} ({len(others)})" if others else "",
             f"{end.seconds:.1f}",
-            escape(as_text(_by_last_name(record.asked[number].settings))),
+            escape(as_text(_by_last_name(record.asked[number].told))),
         )
     return table
 

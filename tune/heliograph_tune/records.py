@@ -61,6 +61,17 @@ class Asked(Config):
     member: Member | None = None
     """None in searches without a population, and for the configuration as it stands."""
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """The settings for people to read: of a member, without what all members have alike."""
+        if self.member is None:
+            return self.settings
+        return {
+            path: value
+            for path, value in self.settings.items()
+            if path not in ("train.patience", "train.max_minutes") and value != []
+        }
+
 
 class Step(Config):
     """What a trial reported on its way."""

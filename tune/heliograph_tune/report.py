@@ -114,7 +114,7 @@ def verdict(search: Search, record: Record, ranked: list[Standing]) -> list[str]
         )
         sentences.append(f"The configuration as it stands has {has}, judged the same way.")
     sentences.append(
-        f"It differs in {as_text(record.asked[best.number].settings)}. All of this is on "
+        f"It differs in {as_text(record.asked[best.number].told)}. All of this is on "
         "validation items; what it is worth on test items only heliograph tune promote can tell."
     )
     return sentences
@@ -155,7 +155,7 @@ def standing_table(search: Search, record: Record, ranked: list[Standing]) -> Ta
             Cell(f"{found.score:.4f}"),
             Cell(f"{found.mean:.4f}" if found.repeated else "", best=found is ranked[0]),
             Cell(", ".join(f"{value:.4f}" for value in found.repeated)),
-            Cell(as_text(record.asked[found.number].settings), words=True),
+            Cell(as_text(record.asked[found.number].told), words=True),
         ]
         for found in ranked[:20]
     ]
@@ -188,7 +188,7 @@ def trials_table(search: Search, record: Record) -> Table:
                 *(Cell("" if score is None else figure(score)) for score in scores),
                 Cell(f"{len(end.steps) or ''}"),
                 Cell(f"{end.seconds:.1f}"),
-                Cell(as_text(asked.settings), words=True),
+                Cell(as_text(asked.told), words=True),
                 Cell(STATES[end.state] + (f": {end.error}" if end.error else ""), words=True),
             ]
         )

@@ -30,7 +30,7 @@ def best_by_trial(search: Search, record: Record) -> Markup:
         if score is None:
             continue
         points.append((float(asked.number), score))
-        names.append(f"trial {asked.number}: {score:.4f}, {as_text(asked.settings)}")
+        names.append(f"trial {asked.number}: {score:.4f}, {as_text(asked.told)}")
         if not so_far or better(score, points[so_far[-1]][1]) != points[so_far[-1]][1]:
             so_far.append(len(points) - 1)
     label = f"{objective} of {len(points)} trials in order; the line joins each new best one"
@@ -40,7 +40,7 @@ def best_by_trial(search: Search, record: Record) -> Markup:
 def learning_curves(search: Search, record: Record, winner: int) -> Markup | None:
     """Draw what trials reported step by step."""
     curves = [
-        Line(f"trial {asked.number}: {as_text(asked.settings)}", points, asked.number == winner)
+        Line(f"trial {asked.number}: {as_text(asked.told)}", points, asked.number == winner)
         for asked in record.of("search")
         if (points := _curve(search, record, asked, winner))
     ]
