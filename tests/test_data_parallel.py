@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -14,7 +15,7 @@ import pytest
 import ray
 import torch
 
-from heliograph.config import ItemLMConfig, TrainConfig
+from heliograph.config import ItemLMConfig, TrainChange, TrainConfig
 from heliograph.models.item_lm import ItemLM
 from heliograph.models.item_lm_run import DivergedError, Epoch
 from heliograph.models.item_lm_training import fit_item_lm
@@ -70,10 +71,11 @@ def workers() -> list[psutil.Process]:
     return [child for child in descendants() if "RayTrainWorker" in title(child)]
 
 
-@pytest.mark.parametrize("negatives", [None, 6])
-def test_two_workers_have_the_loss_curve_of_one(negatives: int | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", [{}, {"negatives": 6, "schedule": (TrainChange(epoch=3, lr=1e-4),)}]
+)
+def test_two_workers_have_the_loss_curve_of_one(change: dict[str, Any], tmp_path: Path) -> None:
     told: list[Epoch] = []
-    change = {"negatives": negatives}
     alone, expected = fit(tmp_path / "one", ONE.model_copy(update=change))
     together, epochs = fit(tmp_path / "two", TWO.model_copy(update=change), told.append)
     assert_same_course(epochs, expected)

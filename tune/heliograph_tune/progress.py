@@ -102,7 +102,7 @@ class SearchProgress:
 
     def _generation(self) -> str:
         """Say how far a population has come."""
-        members = [asked.member for asked in self.record.asked.values() if asked.member]
+        members = [asked.member for asked in self.record.open if asked.member]
         if not members:
             return ""
         return f"generation {members[-1].generation} of {generations(self.search)}; "
