@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from heliograph.config_file import ConfigError
 from heliograph_tune.population import (
@@ -22,6 +24,7 @@ from heliograph_tune.population import (
     parents,
     without_heirs,
 )
+from heliograph_tune.progress import as_text, best_table
 from heliograph_tune.records import Asked, Over, Record
 from heliograph_tune.report import render
 from heliograph_tune.search_file import Search
@@ -298,3 +301,18 @@ def test_the_report_shows_the_way_of_the_winner(search: Search) -> None:
         f"a copy of trial {asked.number}, with settings changed" for asked in way
     }
     assert "a population of 4" in page.text
+
+
+def test_the_table_of_the_best_leaves_out_what_all_members_have_alike(search: Search) -> None:
+    bench = Bench(search)
+    train_all(bench)
+    written = io.StringIO()
+    Console(file=written, width=200).print(best_table(search, bench.record))
+    shown = written.getvalue()
+    assert "epochs=7" in shown
+    assert "schedule=[]" not in shown
+    assert "patience" not in shown
+    assert "max_minutes" not in shown
+    assert as_text({"schedule": [{"epoch": 3, "lr": 2e-3 / 3}]}) == (
+        "schedule=[{epoch: 3, lr: 0.0006667}]"
+    )
