@@ -1,10 +1,10 @@
 """Processes of a running graph are killed under constant load: what clients notice, what is lost.
 
-    python benchmarks/chaos.py [BUNDLE] [--clients 4]
+    python benchmarks/chaos.py [BUNDLE] [--clients 4] [--only rank haproxy]
 
 Two replicas of each deployment; clients ask without a pause and check every answer, one more
 sends events and keeps what was acknowledged. One process after the other is killed with SIGKILL,
-and the store is restarted; at the end every acknowledged event must be in the store once.
+and the store (PostgreSQL) restarted; at the end every acknowledged event must be in it once.
 """
 
 from __future__ import annotations
@@ -45,13 +45,16 @@ CALM_S, AFTER_S = 20.0, 30.0
 """Before the first kill, and after each."""
 
 PROCESSES = {
-    "a Rank replica": "ray::ServeReplica:heliograph:Rank",
-    "a Retrieve replica": "ray::ServeReplica:heliograph:Retrieve",
-    "a Recommend replica": "ray::ServeReplica:heliograph:Recommend",
-    "the Serve controller": "ray::ServeController",
-    "HAProxy": "haproxy",
+    "rank": "ray::ServeReplica:heliograph:Rank",
+    "retrieve": "ray::ServeReplica:heliograph:Retrieve",
+    "recommend": "ray::ServeReplica:heliograph:Recommend",
+    "controller": "ray::ServeController",
+    "haproxy": "haproxy",
 }
 """What is killed -> how its command line begins, or its program's name."""
+
+STORE = "store"
+"""What is restarted: PostgreSQL."""
 
 
 @dataclass
@@ -93,9 +96,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, nargs="?", default=BUNDLES, metavar="BUNDLE")
     parser.add_argument("--clients", type=int, default=4)
+    harms = [*PROCESSES, STORE]
+    parser.add_argument("--only", nargs="+", choices=harms, default=harms, help="default: all")
     arguments = parser.parse_args()
     with postgresql() as (store, restart):
-        measure(open_bundle(arguments.bundle), arguments.clients, store, restart)
+        measure(open_bundle(arguments.bundle), arguments.clients, arguments.only, store, restart)
 
 
 @contextmanager
@@ -119,8 +124,10 @@ def postgresql() -> Iterator[tuple[str, Callable[[], None]]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def measure(bundle: Bundle, clients: int, store: str, restart: Callable[[], None]) -> None:
-    """Serve, kill, and look at what clients saw."""
+def measure(
+    bundle: Bundle, clients: int, harms: list[str], store: str, restart: Callable[[], None]
+) -> None:
+    """Serve, do harm, and look at what clients saw."""
     each = DeploymentConfig(min_replicas=REPLICAS, max_replicas=REPLICAS)
     settings = bundle.config.serve.model_copy(
         update={"port": free_port(), "store": store}
@@ -135,11 +142,10 @@ def measure(bundle: Bundle, clients: int, store: str, restart: Callable[[], None
         thread.start()
         with load.running():
             time.sleep(CALM_S)
-            for name, program in PROCESSES.items():
-                killings.append(do(name, partial(kill, program)))
+            for name in harms:
+                work = restart if name == STORE else partial(kill, PROCESSES[name])
+                killings.append(do(name, work))
                 tell(killings[-1], load)
-            killings.append(do("PostgreSQL, restarted", restart))
-            tell(killings[-1], load)
         writer.stop.set()
         thread.join()
     asked = len(load.seen) + len(load.failures)
@@ -195,9 +201,11 @@ def tell(killing: Killing, load: ConstantLoad) -> None:
     ends = [one.moment for one in failed] + [one.received for one in lesser]
     noticed = max(ends, default=killing.moment) - killing.moment
     print(
-        f"{killing.name:<24} {len(failed):4} failed, {len(lesser):4} of a lesser tier, the last "
+        f"{killing.name:<10} {len(failed):4} failed, {len(lesser):4} of a lesser tier, the last "
         f"{noticed:5.1f} s after; all replicas again after {killing.whole_after_s:5.1f} s"
     )
+    for reason, count in Counter(one.reason for one in failed).most_common():
+        print(f"{'':<10} {count:4} times: {reason}")
 
 
 def tiers(load: ConstantLoad) -> Counter[str]:

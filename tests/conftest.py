@@ -14,13 +14,22 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from threadpoolctl import threadpool_limits
 
 from heliograph.bundle import Bundle, open_bundle
+from heliograph.cluster import PORTS, REPLICA_PORTS
 from processes import free_port
 from small_shop import build_shop, write_shop
 
 settings.register_profile("heliograph", deadline=None)  # a busy machine is no bug
 settings.load_profile("heliograph")
 
-LONGEST = ("test_demo", "test_tune_search", "test_data_parallel", "test_deploy")
+LONGEST = (
+    "test_demo",
+    "test_tune_search",
+    "test_data_parallel",
+    "test_deploy",
+    "test_tune_serving",
+    "test_tune_pbt",
+    "test_graph_scaling",
+)
 """Files that take minutes. Begun last, they would leave the other half of the machine idle."""
 
 
@@ -36,11 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     os.environ["RAY_TMPDIR"] = folder
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that share the machine
-    for port in ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"):
-        os.environ[port] = str(free_port())
-    first = 20_000 + os.getpid() % 100 * 100  # of replicas; in the range of no other process
-    os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(first)
-    os.environ["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] = str(first + 99)
+    os.environ |= {port: str(free_port()) for port in PORTS}
+    first = 20_000 + os.getpid() % 100 * 100  # a hundred ports of no other process
+    os.environ |= {port: str(first + n) for port, n in zip(REPLICA_PORTS, (0, 99), strict=True)}
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")  # not 30 s a graph
 
 

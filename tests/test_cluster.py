@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 
 import pytest
 from ray._private import services
 
-from heliograph.cluster import running_cluster
+from heliograph import cluster
+from heliograph.cluster import PORTS, REPLICA_PORTS, choose_ports, running_cluster
 from heliograph.workspace import InputError
 
 
@@ -70,3 +72,30 @@ def test_a_named_cluster_that_does_not_answer_is_an_error_at_once(
     monkeypatch.setenv("RAY_ADDRESS", silent)
     with pytest.raises(InputError, match="no Ray cluster answers there"):
         running_cluster()
+
+
+@pytest.fixture
+def no_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*PORTS, *REPLICA_PORTS):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_ports")
+def test_where_another_cluster_serves_all_ports_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = {PORTS["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"], PORTS["RAY_SERVE_HAPROXY_STATS_PORT"] + 1}
+    monkeypatch.setattr(cluster, "_is_free", lambda port: port not in taken)
+    choose_ports()
+    assert {name: int(os.environ[name]) - port for name, port in PORTS.items()} == dict.fromkeys(
+        PORTS, 2
+    )
+    first, last = (int(os.environ[name]) for name in REPLICA_PORTS)
+    assert (first, last) == (32_000, 32_999)
+
+
+@pytest.mark.usefixtures("no_ports")
+def test_ports_that_were_chosen_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", "1234")
+    monkeypatch.setattr(cluster, "_is_free", lambda port: True)
+    choose_ports()
+    assert os.environ["RAY_SERVE_HAPROXY_STATS_PORT"] == "1234"
+    assert os.environ["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"] == "8500"

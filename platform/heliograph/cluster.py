@@ -26,10 +26,57 @@ SERVE_ENVIRONMENT = {
     # replicas count their requests themselves; else HAProxy writes a line for each, which a
     # Python process reads: as much work again as HAProxy itself does
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    # what a replica was at when it died goes to another one: every request may come twice
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    # a HAProxy that has died is started again after three checks: seconds, not half a minute
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     # Ray starts workers at niceness 15; replicas that answer requests are not background work
     "RAY_worker_niceness": "0",
 }
 """Switches of Ray and Serve; `cluster.yaml` exports the same where it starts Ray."""
+
+
+PORTS = {
+    "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
+    "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": 9500,
+}
+"""What Serve listens at on every node, beside the endpoint itself."""
+
+REPLICA_PORTS = {
+    "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": 30_000,
+    "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": 30_999,
+}
+"""Where HAProxy finds replicas of the ingress: a thousand ports for each cluster."""
+
+MOST_CLUSTERS = 20
+"""Whose ports are told apart on one machine."""
+
+
+def choose_ports() -> None:
+    """Keep Serve's ports apart from those of another cluster on this machine.
+
+    HAProxy would send requests to the other cluster's replicas, and to its fallback proxy, which
+    listens at the same port; nothing would tell the answers apart.
+    """
+    for shift in range(MOST_CLUSTERS):
+        if all(_is_free(port + shift) for port in PORTS.values()):
+            break
+    ports = {name: port + shift for name, port in PORTS.items()}
+    ports |= {name: port + 1000 * shift for name, port in REPLICA_PORTS.items()}
+    for name, port in ports.items():
+        os.environ.setdefault(name, str(port))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def choose_fast_serve() -> None:
@@ -69,8 +116,11 @@ def connect(dashboard: bool) -> None:
     choose_fast_serve()
     # a cluster of our own ends with us: nobody waits for its replicas to drain
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
+    running = running_cluster()
+    if running is None:
+        choose_ports()
     ray.init(
-        address=running_cluster() or "local",
+        address=running or "local",
         include_dashboard=dashboard,
         dashboard_host="127.0.0.1",
         log_to_driver=False,
