@@ -36,7 +36,7 @@ from heliograph.workspace import InputError
 RESTARTS = 5
 """Deaths of workers that a run survives."""
 
-CANCEL_S = 10.0
+KILL_S = 10.0
 POLL_S = 0.5
 """Between looks at the checkpoint for epochs that are done."""
 
@@ -54,15 +54,16 @@ def train_on_workers(job: TrainingJob, epoch_done: EpochDone) -> None:
         course, told = job.course(), _Told(epoch_done)
         told.skip(_epochs(job, course))
         before = set(placement_group_table())
-        fitting = _fit.remote([ray.put(job)], scaling, storage)
+        fitter: Any = ray.remote(num_cpus=0)(_Fitter).remote()
+        fitting = fitter.fit.remote([ray.put(job)], scaling, storage)
         try:
             while not ray.wait([fitting], timeout=POLL_S)[0]:
                 told.tell(_epochs(job, course))
             failure = ray.get(fitting)
             told.tell(_epochs(job, course))
         finally:
-            ray.cancel(fitting, force=True)  # where `epoch_done` raised; else it has ended
-            ray.wait([fitting], timeout=CANCEL_S)
+            ray.kill(fitter)  # which may be at work still, where `epoch_done` raised
+            ray.wait([fitting], timeout=KILL_S)
             _release(before, [scaling.resources_per_worker] * job.train.workers)
             shutil.rmtree(storage, ignore_errors=True)
     if failure is not None:
@@ -126,24 +127,30 @@ def _scaling(train: TrainConfig) -> ScalingConfig:
     return ScalingConfig(num_workers=train.workers, use_gpu=use_gpu, resources_per_worker=resources)
 
 
-@ray.remote(num_cpus=0, max_retries=0)
-def _fit(
-    job: list[ray.ObjectRef[TrainingJob]], scaling: ScalingConfig, storage: Path
-) -> InputError | None:
-    """Run Ray Train; in a process of its own, so that the caller can follow and cancel it."""
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"job": job[0]},
-        scaling_config=scaling,
-        run_config=RunConfig(
-            storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=RESTARTS),
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-    )
-    result = cast(Result, trainer.fit())  # annotated as the one of Ray Train's first version
-    failure: InputError | None = result.return_value
-    return failure
+class _Fitter:
+    """Runs Ray Train in a process of its own, so that the caller can follow it, and end it.
+
+    A task could be cancelled instead, but Ray ends the whole caller when a task that it cancels by
+    force is over at the same moment.
+    """
+
+    def fit(
+        self, job: list[ray.ObjectRef[TrainingJob]], scaling: ScalingConfig, storage: Path
+    ) -> InputError | None:
+        """Return the error that ended the training, None if there was none."""
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"job": job[0]},
+            scaling_config=scaling,
+            run_config=RunConfig(
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=RESTARTS),
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        result = cast(Result, trainer.fit())  # annotated as the one of Ray Train's first version
+        failure: InputError | None = result.return_value
+        return failure
 
 
 def _work(config: dict[str, Any]) -> InputError | None:
