@@ -48,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ |= {port: str(free_port()) for port in PORTS}
     first = 20_000 + os.getpid() % 100 * 100  # a hundred ports of no other process
     os.environ |= {port: str(first + n) for port, n in zip(REPLICA_PORTS, (0, 99), strict=True)}
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # workers that few tests need
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")  # not 30 s a graph
 
 
@@ -69,11 +70,19 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def built_shop(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the small shop, once for all tests that serve it; returns its folder."""
-    shop = write_shop(tmp_path_factory.mktemp("shop"))
-    build_shop(shop)
+def embedded_shop(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Embed the small shop, once for all tests; returns its folder, to be copied."""
+    shop = write_shop(tmp_path_factory.mktemp("embedded") / "shop")
+    build_shop(shop, until="embed")
     return shop.parent
+
+
+@pytest.fixture(scope="session")
+def built_shop(embedded_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the small shop, once for all tests; returns its folder, to be copied."""
+    folder = Path(shutil.copytree(embedded_shop, tmp_path_factory.mktemp("built") / "shop"))
+    build_shop(folder / "shop.yaml")
+    return folder
 
 
 @pytest.fixture(scope="module")

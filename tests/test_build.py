@@ -15,17 +15,16 @@ from heliograph.model_stages import read_epochs
 from heliograph.models.item_lm_run import best_epoch
 from heliograph.models.popularity import Popularity
 from heliograph.models.transitions import Transitions
-from small_shop import ITEMS, STEPS, USERS, build_shop, write_shop
+from small_shop import ITEMS, STEPS, USERS, build_shop
 
 pytestmark = pytest.mark.cluster
 EXAMPLE = Path(__file__).parent.parent / "examples" / "your_own_data"
 
 
 @pytest.fixture(scope="module")
-def shop(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = write_shop(tmp_path_factory.mktemp("shop"))
-    build_shop(path)
-    return path
+def shop(built_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("copied") / "shop"
+    return Path(shutil.copytree(built_shop, folder)) / "shop.yaml"
 
 
 def test_every_model_is_compared_and_the_circle_is_learned(shop: Path) -> None:
@@ -99,19 +98,14 @@ def test_a_changed_setting_runs_its_stage_and_what_follows(shop: Path, tmp_path:
     assert ran == follows | {f"refit/{name}" for name in follows}
 
 
-def test_a_new_item_is_the_only_one_embedded(shop: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(shop.parent, tmp_path / "copy")) / shop.name
-    with (copy.parent / "items.csv").open("a") as file:
-        file.write("item-new,A thing never seen before,late,9\n")
-    results = {result.name: result for result in build_shop(copy, until="embed")}
-    assert results["embeddings"].counts["embedded"] == 1
-
-
-def test_a_new_item_moves_the_numbers_of_all_others(shop: Path, tmp_path: Path) -> None:
+def test_a_new_item_is_the_only_one_embedded_and_moves_the_numbers_of_all_others(
+    shop: Path, tmp_path: Path
+) -> None:
     copy = Path(shutil.copytree(shop.parent, tmp_path / "copy")) / shop.name
     with (copy.parent / "items.csv").open("a") as file:
         file.write("added,A thing that comes first,late,9\n")
-    build_shop(copy, until="index")
+    results = {result.name: result for result in build_shop(copy, until="index")}
+    assert results["embeddings"].counts["embedded"] == 1
     models = copy.parent / "workspace" / "models"
     assert Transitions.load(models / "transitions").evidence.shape == (ITEMS + 1, ITEMS + 1)
     assert Popularity.load(models / "popularity").ranking[-1] == 0

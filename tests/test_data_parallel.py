@@ -88,7 +88,7 @@ def test_two_workers_have_the_loss_curve_of_one(change: dict[str, Any], tmp_path
 
 
 def test_a_worker_that_is_killed_costs_at_most_the_epoch_it_was_in(tmp_path: Path) -> None:
-    users = 3000  # enough that an epoch outlasts the look at the checkpoint
+    users = 1500  # enough that an epoch outlasts the look at the checkpoint
     _, expected = fit(tmp_path / "one", ONE, n_users=users)
     told: list[int] = []
     killed: list[int] = []

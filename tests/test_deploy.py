@@ -33,7 +33,7 @@ from rollouts import (
     titles_of,
     variant,
 )
-from small_shop import STEPS, build_shop, item_id, write_shop
+from small_shop import STEPS, build_shop, item_id
 
 pytestmark = pytest.mark.cluster
 
@@ -51,10 +51,10 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def shop(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    config = write_shop(tmp_path_factory.mktemp("deployed"))
-    bundles = config.parent / "workspace" / "bundles"
-    build_shop(config)
+def shop(built_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    folder = tmp_path_factory.mktemp("deployed") / "shop"
+    config = Path(shutil.copytree(built_shop, folder)) / "shop.yaml"
+    bundles = folder / "workspace" / "bundles"
     old = open_bundle(bundles)
     write_new_edition(config.parent / "items.csv")
     build_shop(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from heliograph.bundle import METRICS_FILE
 from heliograph.config import SplitName
 from heliograph.config_file import ConfigError, load_config
 from heliograph.workspace import InputError
-from small_shop import STEPS, USERS, Silent, item_id, write_shop
+from small_shop import STEPS, USERS, Silent, item_id
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
-def shop(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shop(tmp_path_factory.mktemp("splits"))
+def shop(embedded_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("splits") / "shop"
+    return Path(shutil.copytree(embedded_shop, folder)) / "shop.yaml"
 
 
 def evaluate(shop: Path, split: SplitName, *overrides: str) -> dict[str, Any]:

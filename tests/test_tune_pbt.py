@@ -14,7 +14,6 @@ from heliograph_tune.population import latest, lineage
 from heliograph_tune.records import Record
 from heliograph_tune.run_folder import RunFolder
 from heliograph_tune.standings import standings
-from small_shop import build_shop, write_shop
 from test_tune_search import (
     PATIENCE_S,
     finished,
@@ -52,18 +51,16 @@ SEARCH: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def built(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a shop whose vectors are there already, and the search of a population."""
-    folder = tmp_path_factory.mktemp("shop")
-    build_shop(write_shop(folder), until="embed")
+def shop(embedded_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a shop with the search of a population."""
+    folder = Path(shutil.copytree(embedded_shop, tmp_path_factory.mktemp("searched") / "shop"))
     (folder / "search.yaml").write_text(yaml.safe_dump(SEARCH))
     return folder
 
 
 @pytest.fixture(scope="module")
-def unbroken(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(shop: Path) -> Path:
     """Run the search, which nobody disturbs."""
-    shop = Path(shutil.copytree(built, tmp_path_factory.mktemp("unbroken") / "shop"))
     run(shop / "search.yaml")
     return shop
 
@@ -117,9 +114,9 @@ def test_the_winner_is_a_configuration_that_anybody_can_train(unbroken: Path) ->
 
 
 def test_a_killed_population_without_its_checkpoints_comes_to_the_same(
-    built: Path, unbroken: Path, tmp_path: Path
+    embedded_shop: Path, unbroken: Path, tmp_path: Path
 ) -> None:
-    shop = Path(shutil.copytree(built, tmp_path / "shop"))
+    shop = Path(shutil.copytree(embedded_shop, tmp_path / "shop"))
     (shop / "search.yaml").write_text(yaml.safe_dump(SEARCH | {"repeat": {"best": 0}}))
     with searching(shop / "search.yaml") as process:
         journal = folder_of(shop).journal

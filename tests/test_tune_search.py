@@ -32,13 +32,13 @@ from heliograph_tune.search_file import load_search
 from heliograph_tune.table import TRIALS_FILE
 from processes import alive, descendants, title
 from searches import make_search
-from small_shop import Silent, build_shop, write_shop
+from small_shop import Silent
 
 pytestmark = pytest.mark.cluster
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not see tests/
 
 PATIENCE_S = 240
-TRIALS = 6
+TRIALS, EPOCHS = 6, 25
 TRIAL = "ray::ImplicitFunc"
 """What Ray calls the processes that run trials."""
 
@@ -51,7 +51,7 @@ COMMAND = (
 SEARCH: dict[str, Any] = {
     "name": "item-lm",
     "config": "shop.yaml",
-    "overrides": ["train.epochs=40", "train.patience=40", "train.device=cpu"],
+    "overrides": [f"train.epochs={EPOCHS}", "train.patience=40", "train.device=cpu"],
     "search": "item_lm",
     "space": {
         "train.lr": {"type": "log_uniform", "low": 1e-4, "high": 1e-2},
@@ -64,17 +64,9 @@ SEARCH: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def built(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a shop whose vectors are there already."""
-    folder = tmp_path_factory.mktemp("shop")
-    build_shop(write_shop(folder), until="embed")
-    return folder
-
-
 @pytest.fixture
-def shop(built: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(built, tmp_path / "shop"))
+def shop(embedded_shop: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(embedded_shop, tmp_path / "shop"))
 
 
 def write(shop: Path, **changes: Any) -> Path:
@@ -159,9 +151,9 @@ def children(process: subprocess.Popen[str], word: str) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(embedded_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run the same search, which nobody disturbs."""
-    shop = Path(shutil.copytree(built, tmp_path_factory.mktemp("unbroken") / "shop"))
+    shop = Path(shutil.copytree(embedded_shop, tmp_path_factory.mktemp("unbroken") / "shop"))
     run(write(shop))
     return shop
 
@@ -169,7 +161,7 @@ def unbroken(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_undisturbed_search_runs_every_trial_once(unbroken: Path) -> None:
     assert sorted(end.number for end in finished(unbroken)) == list(range(TRIALS))
     assert {end.state for end in finished(unbroken)} == {"done"}
-    assert all(len(end.steps) == 40 for end in finished(unbroken))
+    assert all(len(end.steps) == EPOCHS for end in finished(unbroken))
     folder = unbroken / "workspace" / "searches" / "item-lm-1"
     assert pq.read_table(folder / TRIALS_FILE).num_rows == TRIALS
     assert not list((folder / "checkpoints").glob("*"))
@@ -221,7 +213,7 @@ def test_a_trial_whose_worker_is_killed_goes_on_in_another(shop: Path, unbroken:
     assert process.returncode == 0, output
     assert not alive(killed)
     assert outcomes(shop) == outcomes(unbroken)
-    assert all(len(end.steps) == 40 for end in finished(shop))
+    assert all(len(end.steps) == EPOCHS for end in finished(shop))
 
 
 def test_ctrl_c_ends_it_cleanly_and_says_how_to_go_on(shop: Path) -> None:
@@ -251,8 +243,8 @@ def test_asha_stops_bad_trials_and_frees_their_places(shop: Path) -> None:
     stopped = [end for end in record.finished.values() if end.state == "stopped"]
     done = [end for end in record.finished.values() if end.state == "done"]
     assert stopped
-    assert all(len(end.steps) < 40 for end in stopped)
-    assert all(len(end.steps) == 40 for end in done)
+    assert all(len(end.steps) < EPOCHS for end in stopped)
+    assert all(len(end.steps) == EPOCHS for end in done)
     best = max(record.finished.values(), key=lambda end: end.metrics["ndcg@10"])
     assert best.state == "done"
 

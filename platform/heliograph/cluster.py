@@ -32,6 +32,8 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     # Ray starts workers at niceness 15; replicas that answer requests are not background work
     "RAY_worker_niceness": "0",
+    # Ray looks for new log files ten times a second, all day, if there are fewer than this many
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
 }
 """Switches of Ray and Serve; `cluster.yaml` exports the same where it starts Ray."""
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from heliograph.events import History
 from heliograph.index import NO_ITEM
@@ -84,10 +83,9 @@ def intra_list_diversity(
 
 def popularity_percentile(interactions: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return (items,) the share of items that are less popular, equals counting half, in (0, 1)."""
-    if not len(interactions):
-        return np.zeros(0)
-    ranks = np.asarray(rankdata(interactions, method="average"), np.float64)
-    return (ranks - 0.5) / len(interactions)
+    ordered = np.sort(interactions)
+    less, not_more = (np.searchsorted(ordered, interactions, side) for side in ("left", "right"))
+    return (less + not_more) / (2 * max(len(interactions), 1))
 
 
 def popularity_bias(

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.data
 from numpy.typing import NDArray
 
 from heliograph.config import TableConfig
@@ -150,6 +149,8 @@ def _over_files(
     files: list[str], work: Callable[..., Iterator[pa.Table]], settings: dict[str, Any]
 ) -> list[pa.Table]:
     """Run work(paths, **settings) on all files, spread over Ray tasks, in order."""
+    import ray.data  # half a second that only who reads files needs
+
     dataset = ray.data.from_items(files, override_num_blocks=min(len(files), _MAX_TASKS))
     dataset.context.execution_options.preserve_order = True
     done = dataset.map_batches(work, batch_format="pyarrow", batch_size=None, fn_kwargs=settings)

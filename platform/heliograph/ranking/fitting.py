@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from heliograph.blend import Blend, Cohort
 from heliograph.candidates import Proposals
@@ -247,6 +246,8 @@ def _cross_fitted(part: Contest, shared: Weights) -> NDArray[np.float64]:
 def _p_value(gains: NDArray[np.float64]) -> float:
     if not gains.any():
         return 1.0
+    from scipy import stats  # half a second that only who fits needs
+
     return float(stats.ttest_1samp(gains, 0.0, alternative="greater").pvalue)
 
 
