@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from heliograph.event_store.exposures import (
     Exposure,
     Seen,
     Subject,
+    forget_exposures,
     keep_exposures,
     subjects,
 )
@@ -308,3 +309,27 @@ def test_the_command_prints_the_report_of_a_store(tmp_path: Path) -> None:
     assert "100.00%" in done.output and "purchase of any item, within 7 d" in done.output
     missing = CliRunner().invoke(commands, command)
     assert "events cannot be kept" in str(missing.exception)
+    forget = ["experiment", "forget", str(config), "larger-model", *place]
+    assert CliRunner().invoke(commands, forget, input="n\n").exit_code == 1
+    done = CliRunner().invoke(commands, [*forget, "--yes"])
+    assert f"{len(shown)} exposures of larger-model are deleted" in done.output
+    gone = CliRunner().invoke(commands, [*command, *place])
+    assert "no exposures of an experiment" in str(gone.exception)
+
+
+def test_what_is_forgotten_is_of_one_experiment(url: str) -> None:
+    shown, events, _ = world(1_200, seed=3)  # more users than are deleted at a time
+
+    async def run() -> None:
+        async with opened(url) as store:
+            other = [
+                replace(one, exposure_id=f"o{one.exposure_id}", experiment="o") for one in shown
+            ]
+            await keep_exposures(store, [*shown, *other])
+            await store.append([events])
+            assert await forget_exposures(store, "larger-model") == len(shown)
+            assert await forget_exposures(store, "larger-model") == 0
+            left = await report(store, Question("o", ("purchase",), 1), now_us=10**15)
+            assert sum(one.exposures for one in left.arms.values()) == len(other)
+
+    asyncio.run(run())

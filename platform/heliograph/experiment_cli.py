@@ -6,9 +6,10 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -17,12 +18,22 @@ from rich.markup import escape
 from heliograph.deploy_cli import URL, Url, bundle_named, follow
 
 if TYPE_CHECKING:
-    from heliograph.experiment_report import ExperimentReport, Question
+    from heliograph.event_store.store import EventStore
 
 app = typer.Typer(
     help="Two bundles side by side: a share of the users gets another one.", no_args_is_help=True
 )
 console = Console()
+
+Found = TypeVar("Found")
+ConfigPath = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="YAML file: names the store.", show_default=False)
+]
+Name = Annotated[str, typer.Argument(help="Of the experiment.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. serve.store=..."),
+]
 
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -81,8 +92,8 @@ def list_command(url: Url = URL) -> None:
 
 @app.command("report")
 def report_command(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file: names the store.")],
-    name: Annotated[str, typer.Argument(help="Of the experiment.")],
+    config: ConfigPath,
+    name: Name,
     goal: Annotated[
         list[str], typer.Option(help="Type of event that counts as success; may be repeated.")
     ],
@@ -94,10 +105,7 @@ def report_command(
         typer.Option("--all-items", help="Count events of any item, not only of items shown."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. serve.store=..."),
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Print what the users of each arm did, the lift with its interval, and whether to trust it.
 
@@ -108,17 +116,13 @@ def report_command(
     Example: heliograph experiment report shop.yaml larger-model --goal purchase --within 7d
     """
     from heliograph import experiment_display
-    from heliograph.config_file import load_config
-    from heliograph.event_store.engine import store_url
-    from heliograph.experiment_report import Question
+    from heliograph.experiment_report import Question, report
 
-    settings = load_config(config, overrides or [])
     question = Question(
         name, tuple(goal), seconds(within), attribution="any" if all_items else "shown"
     )
-    found = asyncio.run(
-        read_report(store_url(settings.serve, settings.workspace / "bundles"), question)
-    )
+    now_us = time.time_ns() // 1000
+    found = in_store(config, overrides, lambda store: report(store, question, now_us))
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=1))
     else:
@@ -126,22 +130,52 @@ def report_command(
             console.print(part)
 
 
-async def read_report(url: str, question: Question) -> ExperimentReport:
-    """Read a report out of the store at a URL.
+@app.command()
+def forget(
+    config: ConfigPath,
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Delete what the users of a past experiment were answered: a row for every answer.
+
+    Its report can be printed no more. Events stay, and so does the name: `experiment list` still
+    tells when it went on, and between which bundles.
+
+    Example: heliograph experiment forget shop.yaml larger-model
+    """
+    from heliograph.event_store.exposures import forget_exposures
+
+    if not yes:
+        typer.confirm(f"Delete every exposure of {name}? Print its report first.", abort=True)
+    count = in_store(config, overrides, lambda store: forget_exposures(store, name))
+    console.print(f"{count:,} exposures of [bold]{escape(name)}[/bold] are deleted")
+
+
+def in_store(
+    config: Path, overrides: list[str] | None, work: Callable[[EventStore], Awaitable[Found]]
+) -> Found:
+    """Do something with the event store that a configuration names.
 
     Raises:
-        InputError: There is no such store, or it has no exposures of the experiment.
+        InputError: There is no such store.
     """
-    from heliograph.event_store.engine import require_usable
+    from heliograph.config_file import load_config
+    from heliograph.event_store.engine import require_usable, store_url
     from heliograph.event_store.store import EventStore
-    from heliograph.experiment_report import report
 
-    require_usable(url)
-    store = EventStore(url)
-    try:
-        return await report(store, question, time.time_ns() // 1000)
-    finally:
-        await store.close()
+    settings = load_config(config, overrides or [])
+    url = store_url(settings.serve, settings.workspace / "bundles")
+
+    async def run() -> Found:
+        require_usable(url)
+        store = EventStore(url)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
 
 
 def seconds(text: str) -> float:

@@ -52,6 +52,9 @@ class Exporter:
         self._prompts = _counter(
             "heliograph_prompt_tokens", "Tokens of histories before the item LM.", ("outcome",)
         )
+        self._change = Gauge(
+            "heliograph_item_change", "Number of the newest change of items that is applied."
+        )
         self._first = Gauge(
             "heliograph_first_item_log_probability",
             "Mean log-probability of the first item of the last second's generative answers.",
@@ -92,6 +95,7 @@ class Exporter:
         self._tell(self._lookups, load.cache.misses, {"outcome": "miss"})
         self._tell(self._prompts, load.prompts.cached, {"outcome": "cached"})
         self._tell(self._prompts, load.prompts.all - load.prompts.cached, {"outcome": "computed"})
+        self._change.set(load.change)
         log = load.exposures
         for outcome, total in (("kept", log.kept), ("erased", log.erased), ("lost", log.lost)):
             self._tell(self._exposures, total, {"outcome": outcome})

@@ -214,7 +214,7 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress, ItemsIngress):
         """Tell what the metrics watch."""
         serving = self.shelf.current
         stages = (serving.retrieve, serving.rank, self.history, self.events)
-        return Load(stages, serving.remembered, serving.prompts, self.exposures)
+        return Load(stages, serving.remembered, serving.prompts, self.exposures, self.items.change)
 
     async def _known(self, serving: Serving, request: RecommendationRequest, clock: Clock) -> Known:
         """Return what the request says of its user, or what is known of the one it names."""

@@ -45,6 +45,8 @@ class Load:
     cache: CandidateCache
     prompts: PromptTokens
     exposures: ExposureLog
+    change: int
+    """The newest change of items that is applied."""
 
 
 class Histogram:

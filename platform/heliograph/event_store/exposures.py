@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, delete, select
 
 from heliograph.event_store.queries import erased_until
 from heliograph.event_store.schema import events, exposures
@@ -103,6 +103,10 @@ _SEEN = (
     )
     .order_by(exposures.c.time_us)
 )
+_FORGET = delete(exposures).where(
+    exposures.c.experiment == bindparam("experiment"),
+    exposures.c.user_id.in_(bindparam("users", expanding=True)),
+)
 _DEEDS = select(events.c.user_id, events.c.item_id, events.c.time_us, events.c.value).where(
     events.c.user_id.in_(bindparam("users", expanding=True)),
     events.c.type.in_(bindparam("types", expanding=True)),
@@ -136,6 +140,25 @@ async def subjects(
     while users := await _users(store, experiment, after):
         yield await _told(store, experiment, users, types)
         after = users[-1]
+
+
+async def forget_exposures(store: EventStore, experiment: str) -> int:
+    """Delete the exposures of an experiment; returns how many there were.
+
+    Some users at a time: those who write meanwhile wait for one such part, not for all.
+    """
+    forgotten = 0
+    while users := await _users(store, experiment, after=""):
+        forgotten += await _forget(store, {"experiment": experiment, "users": users})
+    return forgotten
+
+
+async def _forget(store: EventStore, parameters: dict[str, Any]) -> int:
+    async def work() -> int:
+        async with store.appending() as connection:
+            return (await connection.execute(_FORGET, parameters)).rowcount
+
+    return await store.again(work)
 
 
 async def _users(store: EventStore, experiment: str, after: str) -> list[str]:
