@@ -38,7 +38,7 @@ pytestmark = pytest.mark.cluster
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not see tests/
 
 PATIENCE_S = 240
-TRIALS, EPOCHS = 6, 25
+TRIALS, EPOCHS = 7, 25
 TRIAL = "ray::ImplicitFunc"
 """What Ray calls the processes that run trials."""
 
@@ -167,12 +167,14 @@ def test_an_undisturbed_search_runs_every_trial_once(unbroken: Path) -> None:
     assert not list((folder / "checkpoints").glob("*"))
 
 
-def disturb(shop: Path, end: Callable[[subprocess.Popen[str]], None]) -> list[Finished]:
-    """Start a search and do something to it when two trials have ended and others are at work."""
-    path = write(shop)
-    with searching(path) as process:
-        journal = shop / "workspace" / "searches" / "item-lm-1" / "journal.jsonl"
-        wait_for(lambda: journal.is_file() and len(finished(shop)) >= 2, process)
+def disturb(
+    path: Path, trials: int, end: Callable[[subprocess.Popen[str]], None], *arguments: str
+) -> list[Finished]:
+    """Run a search and do something to it when some trials have ended and others are at work."""
+    shop = path.parent
+    journal = shop / "workspace" / "searches" / "item-lm-1" / "journal.jsonl"
+    with searching(path, *arguments) as process:
+        wait_for(lambda: journal.is_file() and len(finished(shop)) >= trials, process)
         end(process)
         process.communicate(timeout=PATIENCE_S)
     return finished(shop)
@@ -187,14 +189,17 @@ def kill_cluster(process: subprocess.Popen[str]) -> None:
         with_no_one_there_it_is_fine(child.kill)
 
 
-@pytest.mark.parametrize("kill", [kill_driver, kill_cluster])
-def test_a_killed_search_goes_on_and_repeats_nothing(
-    kill: Callable[[subprocess.Popen[str]], None], shop: Path, unbroken: Path
+def test_a_search_that_is_killed_twice_goes_on_and_repeats_nothing(
+    shop: Path, unbroken: Path
 ) -> None:
-    before = disturb(shop, kill)
-    assert 2 <= len(before) < TRIALS
-    resume(shop / "search.yaml")
-    assert finished(shop)[: len(before)] == before
+    path = write(shop)
+    once = disturb(path, 2, kill_driver)
+    assert 2 <= len(once) < TRIALS
+    twice = disturb(path, len(once) + 1, kill_cluster, "--resume")
+    assert twice[: len(once)] == once
+    assert len(once) < len(twice) < TRIALS
+    resume(path)
+    assert finished(shop)[: len(twice)] == twice
     assert sorted(end.number for end in finished(shop)) == list(range(TRIALS))
     assert outcomes(shop) == outcomes(unbroken)
 
