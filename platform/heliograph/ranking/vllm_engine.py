@@ -203,7 +203,6 @@ class InProcessEngine:
             # without a GPU nothing is profiled while an engine is made: others may go on stepping
             with nullcontext() if on_cpu else STEPPING:
                 engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
-            engine.collective_rpc(_claim)
             _warm_up(engine)
         except BaseException as error:
             started.set_exception(error)
@@ -351,19 +350,6 @@ def _warm_up(engine: Any) -> None:
 def _step(engine: Any) -> Any:
     with STEPPING:
         return engine.step()
-
-
-def _claim(worker: Any) -> None:
-    """Take the memory of the prefix cache now.
-
-    The system lends a tensor of zeros its pages as they are written to: the replica would grow for
-    hours, and a machine that is too small would fail then and not at the start.
-    """
-    import torch
-
-    with torch.inference_mode():
-        for tensor in worker.model_runner.kv_caches:
-            tensor.zero_()
 
 
 def _release(worker: Any) -> None:
