@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from heliograph.deploy_cli import URL, Url, bundle_named, follow
+from heliograph.events_cli import ConfigPath, Overrides
 
 if TYPE_CHECKING:
     from heliograph.event_store.store import EventStore
@@ -26,14 +27,7 @@ app = typer.Typer(
 console = Console()
 
 Found = TypeVar("Found")
-ConfigPath = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="YAML file: names the store.", show_default=False)
-]
 Name = Annotated[str, typer.Argument(help="Of the experiment.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. serve.store=..."),
-]
 
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 

@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from heliograph.events_cli import ConfigPath
+
 if TYPE_CHECKING:
     from heliograph.config import ItemsConfig
 
@@ -23,7 +25,6 @@ ITEMS_A_REQUEST = 250
 """With texts of some kilobytes each, a request keeps below the limit of its size."""
 
 Url = Annotated[str, typer.Argument(help="Of a running graph, e.g. http://127.0.0.1:8000")]
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file.")]
 
 
 @app.command()
