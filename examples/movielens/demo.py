@@ -35,7 +35,7 @@ def main() -> None:
             for stage in STAGES.values():
                 stage(build)
         bundle = open_bundle(config.workspace / "bundles")
-        console.print(display.headline(bundle.folder / METRICS_FILE))
+        console.print(*display.headline(bundle.folder / METRICS_FILE))
         console.print("starting the graph: Recommend -> Retrieve (FAISS) -> Rank (vLLM) ...")
         with running_graph(bundle.folder) as url:
             console.print(last_watched(bundle, arguments.user))

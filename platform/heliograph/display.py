@@ -79,17 +79,15 @@ def comparison(metrics: Path) -> list[Table | str]:
 
     content = json.loads(metrics.read_text())
     tables: list[Table | str] = ["\n".join(content["split"])] if "split" in content else []
-    tables += [_blend(content["cohorts"])] if content["cohorts"] else []
+    tables += _blend(content["cohorts"]) if content["cohorts"] else []
     for name, title in (("test", TRAIN_ONLY_TITLE), ("refit", REFIT_TITLE)):
         verdict = content.get(name)
         if verdict is None:
             continue
-        rows, lead = verdict["models"], verdict["lead"]
+        rows = verdict["models"]
         ks = sorted({int(metric.partition("@")[2]) for row in rows.values() for metric in row})
-        tables += [
-            _comparison_at(rows, lead if k == DECISIVE_K else {}, k, f"{title}, first {k}")
-            for k in ks
-        ]
+        tables += [_comparison_at(rows, k, f"{title}, first {k}") for k in ks]
+        tables.append(_leads(verdict["lead"], DECISIVE_K))
         if "split" in content:
             tables += [_cohorts(kind, found) for kind, found in verdict["cohorts"].items()]
     if content.get("ratings"):
@@ -97,14 +95,17 @@ def comparison(metrics: Path) -> list[Table | str]:
     return tables
 
 
-def headline(metrics: Path) -> Table:
+def headline(metrics: Path) -> list[Table]:
     """Lay out the models as they are served, at the cut-off that decides."""
     from heliograph.verdict import DECISIVE_K
 
     content = json.loads(metrics.read_text())
     verdict = content.get("refit") or content["test"]
     title = REFIT_TITLE if "refit" in content else TRAIN_ONLY_TITLE
-    return _comparison_at(verdict["models"], verdict["lead"], DECISIVE_K, title)
+    return [
+        _comparison_at(verdict["models"], DECISIVE_K, title),
+        _leads(verdict["lead"], DECISIVE_K),
+    ]
 
 
 def agreement(found: Agreement) -> Table:
@@ -156,22 +157,30 @@ def findings(found: Sequence[Finding]) -> Table:
     return table
 
 
-def _comparison_at(
-    rows: dict[str, dict[str, float]], lead: dict[str, dict[str, float]], k: int, title: str
-) -> Table:
+def _comparison_at(rows: dict[str, dict[str, float]], k: int, title: str) -> Table:
     table = Table(title=f"Test items, all items ranked. {title}")
     table.add_column("model")
     for name in (*COLUMNS, "coverage"):
         table.add_column(name, justify="right")
-    if lead:
-        table.add_column("ndcg - pipeline's (95 %), p", justify="right")
     best = {name: max(row[f"{name}@{k}"] for row in rows.values()) for name in COLUMNS}
     for model, row in sorted(rows.items(), key=lambda entry: -entry[1][f"ndcg@{k}"]):
         cells = []
         for name in (*COLUMNS, "coverage"):
             value = row[f"{name}@{k}"]
             cells.append(f"[bold]{value:.4f}[/bold]" if value == best.get(name) else f"{value:.4f}")
-        table.add_row(model, *cells, *([_lead(lead.get(model))] if lead else []))
+        table.add_row(model, *cells)
+    return table
+
+
+def _leads(rows: dict[str, dict[str, float]], k: int) -> Table:
+    """Lay out how far the pipeline leads each model, and whether that may be luck."""
+    table = Table(title=f"The pipeline's lead: ndcg@{k} less that of each model")
+    table.add_column("model")
+    for name in ("lead", "95 % interval", "p, all at once"):
+        table.add_column(name, justify="right")
+    for model, row in sorted(rows.items(), key=lambda entry: -entry[1]["difference"]):
+        interval = f"{-row['high']:+.4f} to {-row['low']:+.4f}"  # the rows are model less pipeline
+        table.add_row(model, f"{-row['difference']:+.4f}", interval, f"{row['p_adjusted']:.2g}")
     return table
 
 
@@ -198,30 +207,32 @@ def _ratings(models: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def _lead(row: dict[str, float] | None) -> str:
-    if row is None:
-        return ""
-    interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
-    return f"{row['difference']:+.4f} ({interval}), {row['p_adjusted']:.2g}"
+def _blend(cohorts: list[dict[str, Any]]) -> list[Table]:
+    """Lay out why each cohort has its weights, and the weights."""
+    found = [row for row in cohorts if row["users"]]
+    table = Table(title="NDCG@10 on validation, by length of history")
+    for name in ("history", "users", "item LM", "retrieval", "blend", "its own", "p"):
+        table.add_column(name, justify="right")
+    for row in found:
+        own = ("", "") if row["own"] is None else (f"{row['own']:.4f}", f"{row['p_value']:.2g}")
+        scores = (f"{row[name]:.4f}" for name in ("item_lm", "retrieval", "shared"))
+        table.add_row(f"from {row['shortest']}", f"{row['users']:,}", *scores, *own)
+    return [table, _weights(found)]
 
 
-def _blend(cohorts: list[dict[str, Any]]) -> Table:
-    """Lay out why each cohort has its weights: NDCG@10 of its validation items."""
-    table = Table(title="Weights of the evidence, by length of history (NDCG@10 on validation)")
-    for name in ("history", "users", "item LM", "retrieval", "blend", "its own", "p", "decision"):
+def _weights(cohorts: list[dict[str, Any]]) -> Table:
+    """Lay out how the stages are blended for each cohort."""
+    sources = sorted({name for row in cohorts for name in row["weights"]})
+    table = Table(title="Weights beside the item LM's log-probability")
+    table.add_column("history", justify="right")
+    table.add_column("weights")
+    for name in ("item LM", *sources):
         table.add_column(name, justify="right")
     for row in cohorts:
-        if not row["users"]:
-            continue
-        own = ("", "") if row["own"] is None else (f"{row['own']:.4f}", f"{row['p_value']:.2g}")
-        decision = "own weights" if row["has_own"] else "shared weights"
-        weights = ", ".join(f"{name} {value:.2g}" for name, value in row["weights"].items())
+        weights = (f"{row['weights'].get(name, 0):.2g}" for name in sources)
+        whose = "own" if row["has_own"] else "shared"
         table.add_row(
-            f"from {row['shortest']}",
-            f"{row['users']:,}",
-            *(f"{row[name]:.4f}" for name in ("item_lm", "retrieval", "shared")),
-            *own,
-            f"{decision}{'' if row['asks_item_lm'] else ', no item LM'}: {weights}",
+            f"from {row['shortest']}", whose, "1" if row["asks_item_lm"] else "not asked", *weights
         )
     return table
 
