@@ -23,11 +23,12 @@ settings.load_profile("heliograph")
 
 LONGEST = (
     "test_demo",
-    "test_tune_search",
+    "test_tune_kills",
     "test_data_parallel",
     "test_deploy",
     "test_tune_serving",
     "test_tune_pbt",
+    "test_tune_search",
     "test_graph_scaling",
 )
 """Files that take minutes. Begun last, they would leave the other half of the machine idle."""

@@ -14,7 +14,7 @@ from heliograph_tune.population import latest, lineage
 from heliograph_tune.records import Record
 from heliograph_tune.run_folder import RunFolder
 from heliograph_tune.standings import standings
-from test_tune_search import (
+from search_runs import (
     PATIENCE_S,
     finished,
     kill_driver,

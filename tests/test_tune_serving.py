@@ -26,8 +26,8 @@ from heliograph_tune.serving_trial import Place, processor_s
 from heliograph_tune.standings import standings
 from heliograph_tune.visitors import VISITS
 from processes import alive, descendants
+from search_runs import searching, wait_for
 from small_shop import STEPS, Silent
-from test_tune_search import searching, wait_for
 
 pytestmark = pytest.mark.cluster
 
