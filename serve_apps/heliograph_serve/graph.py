@@ -6,12 +6,13 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import ray
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve import Application
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions
@@ -120,15 +121,19 @@ def end_serve() -> None:
     """Shut Serve down and return when it is gone.
 
     Serve's own call stops waiting after 30 s, which a busy machine exceeds; whoever starts Serve
-    again by then would be shut down with it.
+    again by then would be shut down with it. And it waits in a call to the controller, whose end
+    Ray then reports as the failure of that call.
     """
-    serve.shutdown()
+    with suppress(ValueError, RayActorError):  # it is gone
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+        ray.get(controller.graceful_shutdown.remote(wait=False))
     give_up = time.monotonic() + END_TIMEOUT_S
-    controller = {"name": SERVE_CONTROLLER_NAME, "namespace": SERVE_NAMESPACE}
-    while controller in list_named_actors(all_namespaces=True):
+    name = {"name": SERVE_CONTROLLER_NAME, "namespace": SERVE_NAMESPACE}
+    while name in list_named_actors(all_namespaces=True):
         if time.monotonic() > give_up:
-            raise RuntimeError(f"Serve has not ended after {END_TIMEOUT_S:g} s more")
+            raise RuntimeError(f"Serve has not ended after {END_TIMEOUT_S:g} s")
         time.sleep(0.1)
+    serve.shutdown()  # forgets what this process knows of it
 
 
 def require_free_port(host: str, port: int) -> None:
