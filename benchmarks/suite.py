@@ -84,22 +84,24 @@ def noop(plan: Plan) -> list[Row]:
 
 
 def engine(plan: Plan) -> list[Row]:
-    """Measure vLLM alone: as it is served, with a thread a core, and in a process of its own."""
-    from engine import measure_engine
+    """Measure vLLM, and our ranking engine: as it is served, a thread a core, another process."""
+    from engine import measure_engine, measure_raw_engine
     from heliograph.bundle import open_bundle
 
     settings = open_bundle(plan.bundle).config.serve
     threads = dict.fromkeys([settings.engine_threads, cores()])
-    variants: list[dict[str, object]] = [
-        *({"engine": "in_process", "engine_threads": count} for count in threads),
-        {"engine": "async"},
+    in_process = [{"engine": "in_process", "engine_threads": count} for count in threads]
+    runs = [
+        *((measure_raw_engine, variant) for variant in in_process),
+        *((measure_engine, variant) for variant in [*in_process, {"engine": "async"}]),
     ]
-    variants.sort(key=lambda variant: variant["engine"] != settings.engine)  # as served comes first
+    # as served comes first
+    runs.sort(key=lambda run: run[1]["engine"] != settings.engine)
     timeout_s = START_S + RUNS * plan.repeats * plan.seconds
     return [
         row
-        for variant in variants
-        for row in isolated(timeout_s, measure_engine, plan, settings.model_copy(update=variant))
+        for measure, variant in runs
+        for row in isolated(timeout_s, measure, plan, settings.model_copy(update=variant))
     ]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from heliograph.bundle import Bundle
 from heliograph.candidates import Retriever
 from heliograph.events import History
-from heliograph.ranking.vllm_engine import Query
+from heliograph.ranking.engine import Query
 from heliograph_serve.rank import Scoring
 
 MAX_USERS = 2000

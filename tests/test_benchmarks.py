@@ -20,7 +20,7 @@ from heliograph.load import LoadError, http_request
 from isolation import isolated
 from levels import tier_note
 from load import Load, run_load, tier_of
-from ratios import EMBEDDING, ENGINE, GRAPH, NOOP, TARGET, VALUE, ratios
+from ratios import EMBEDDING, ENGINE, GRAPH, NOOP, RAW_ENGINE, TARGET, VALUE, ratios
 from report import table, write_report
 from suite import GROUPS, require_bundle
 
@@ -88,26 +88,29 @@ def test_the_report_is_written_for_machines_and_for_people(tmp_path: Path) -> No
 
 def test_the_graph_at_its_best_is_compared_with_the_engine_at_its_best() -> None:
     rows = [
-        rate(ENGINE, "in_process: first visit, batches of 32", 900.0),
-        rate(ENGINE, "in_process: one request at a time", 200.0, p50=4.0),
-        rate(ENGINE, "in_process: 256 at once", 500.0),
+        rate(RAW_ENGINE, "LLMEngine: first visit, batches of 32", 900.0),
+        rate(RAW_ENGINE, "LLMEngine: one request at a time", 200.0, p50=4.0),
+        rate(RAW_ENGINE, "LLMEngine: 256 at once", 500.0),
+        rate(ENGINE, "in_process: one request at a time", 400.0, p50=2.0),
+        rate(ENGINE, "in_process: 256 at once", 1000.0),
         rate(GRAPH, "first visit, 32 clients", 450.0),
         rate(GRAPH, "1 client", 100.0, p50=12.0),
         rate(GRAPH, "16 clients", 250.0, note="NOT THE FULL GRAPH"),
         rate(NOOP, "1 client", 400.0, p50=3.0),
     ]
-    throughput, first_visit, overhead, latency = ratios(rows)
+    throughput, first_visit, of_ours, overhead, latency = ratios(rows)
     assert first_visit.figures == {VALUE: 0.5, TARGET: 0.25}
     assert throughput.figures == {VALUE: 0.5, TARGET: 0.25}
-    assert throughput.note == "16 clients / in_process: 256 at once; NOT THE FULL GRAPH"
+    assert throughput.note == "16 clients / LLMEngine: 256 at once; NOT THE FULL GRAPH"
+    assert of_ours.figures == {VALUE: 0.25}
     assert overhead.figures == {VALUE: 9.0}
     assert latency.figures == {VALUE: 3.0}
 
 
 def test_the_median_engine_latency_is_that_of_the_engine_as_it_is_served() -> None:
     rows = [
-        rate(ENGINE, "in_process, 1 thread: one request at a time", 200.0, p50=4.0),
-        rate(ENGINE, "async: one request at a time", 400.0, p50=2.0),
+        rate(RAW_ENGINE, "LLMEngine, 1 thread: one request at a time", 200.0, p50=4.0),
+        rate(RAW_ENGINE, "LLMEngine, 2 threads: one request at a time", 400.0, p50=2.0),
         rate(GRAPH, "1 client", 100.0, p50=12.0),
     ]
     assert ratios(rows)[-1].figures == {VALUE: 3.0}

@@ -17,8 +17,9 @@ from heliograph.config import ItemLMConfig, ServeConfig
 from heliograph.models.item_lm import ItemLM, ItemLMNetwork
 from heliograph.models.item_tokens import FIRST_ITEM, HF_FOLDER, TEXT_FILE, prompt
 from heliograph.models.text import Text
+from heliograph.ranking.engine import Engine, Query
 from heliograph.ranking.engine_items import ItemEmbeddings, ItemTokens, with_room
-from heliograph.ranking.vllm_engine import Engine, Query, start_engine
+from heliograph.ranking.vllm_engine import start_engine
 from heliograph.revision import Revision
 from worlds import clustered_vectors
 
@@ -184,3 +185,19 @@ def test_a_running_engine_ranks_as_if_it_had_started_so(engine: Engine, model: P
             np.testing.assert_allclose(
                 [found[item] for item in there.tolist()], scores[row, there], atol=2e-4
             )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("tokens", "k"),
+    [([], 1), ([0] * (SHAPE.max_history + 3), 1), ([10**6], 1), ([0], 10**6)],
+    ids=["no prompt", "too long", "no such token", "too many"],
+)
+def test_a_query_that_would_end_the_engine_is_refused_and_others_go_on(
+    engine: Engine, tokens: list[int], k: int
+) -> None:
+    nothing = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    with pytest.raises(ValueError, match=r"."):
+        engine.runner.run(engine.rank([Query(tokens, *nothing, False, k)]))  # type: ignore[attr-defined]
+    assert len(asked(engine, 3)) == len(HISTORIES)

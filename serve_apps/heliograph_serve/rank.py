@@ -16,8 +16,9 @@ from heliograph.config import EmbeddingConfig, ServeConfig
 from heliograph.events import History
 from heliograph.item_changes import Changes
 from heliograph.models.item_tokens import FIRST_ITEM, prompt
+from heliograph.ranking.engine import Best, Engine, Query
 from heliograph.ranking.engine_items import ItemEmbeddings
-from heliograph.ranking.vllm_engine import Best, Engine, Query, start_engine
+from heliograph.ranking.vllm_engine import start_engine
 from heliograph.revision import Encode, encoding, revise
 from heliograph_serve.autoscaling import Metered, WorkMeter
 from heliograph_serve.crew import Answers, own_name

@@ -26,7 +26,7 @@ from heliograph.item_changes import Changes
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text
 from heliograph.ranking import behind
-from heliograph.ranking.vllm_engine import MAX_K
+from heliograph.ranking.engine import MAX_K
 from heliograph.revision import Revision, encoding, revise, revised_catalogue, unavailable
 from heliograph.rules import Bonus, Evidence, Plan, boosted, raised
 from heliograph_serve.api import RecommendationRequest, RecommendedItem, SimilarItem, Tier

@@ -8,6 +8,7 @@ always.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from heliograph.models.item_tokens import FIRST_ITEM
+from heliograph.ranking.engine import Query
 
 N_ITEMS = "heliograph_items"
 """Key of the size of the catalogue in the engine's `additional_config`."""
@@ -27,11 +29,28 @@ Bias = tuple[NDArray[np.int64], NDArray[np.float32], bool]
 """Tokens, what to add to their logits, and whether all others are closed."""
 
 
-def bias_arguments(
-    tokens: NDArray[np.int64], added: NDArray[np.float32], closed: bool
-) -> dict[str, Any]:
-    """Pack a request's bias as `SamplingParams.extra_args`; bytes cross processes as they are."""
-    return {"tokens": tokens.tobytes(), "added": added.tobytes(), "closed": closed}
+def sampling(query: Query) -> SamplingParams:
+    """Return how vLLM is to sample for a query."""
+    parameters = _best_tokens(query.k).clone()
+    parameters.extra_args = {  # bytes cross processes as they are
+        "tokens": query.tokens.tobytes(),
+        "added": query.added.tobytes(),
+        "closed": query.closed,
+    }
+    return parameters
+
+
+@cache
+def _best_tokens(k: int) -> SamplingParams:
+    """Return what all queries for so many tokens share; vLLM takes longer to check it than we."""
+    return SamplingParams(
+        max_tokens=1,
+        temperature=0.0,
+        logprobs=k,
+        detokenize=False,
+        flat_logprobs=True,
+        skip_clone=True,  # copies need not be deep
+    )
 
 
 class EvidenceSampler(LogitsProcessor):
