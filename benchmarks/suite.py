@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from figures import Plan, Row, tell
 from isolation import exit_on_sigterm, isolated, stderr_in
@@ -90,8 +91,10 @@ def engine(plan: Plan) -> list[Row]:
 
     settings = open_bundle(plan.bundle).config.serve
     threads = dict.fromkeys([settings.engine_threads, cores()])
-    in_process = [{"engine": "in_process", "engine_threads": count} for count in threads]
-    runs = [
+    in_process: list[dict[str, Any]] = [
+        {"engine": "in_process", "engine_threads": count} for count in threads
+    ]
+    runs: list[tuple[Callable[..., list[Row]], dict[str, Any]]] = [
         *((measure_raw_engine, variant) for variant in in_process),
         *((measure_engine, variant) for variant in [*in_process, {"engine": "async"}]),
     ]

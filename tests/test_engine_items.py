@@ -198,6 +198,6 @@ def test_a_query_that_would_end_the_engine_is_refused_and_others_go_on(
     engine: Engine, tokens: list[int], k: int
 ) -> None:
     nothing = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ValueError, match="must be|must have"):
         engine.runner.run(engine.rank([Query(tokens, *nothing, False, k)]))  # type: ignore[attr-defined]
     assert len(asked(engine, 3)) == len(HISTORIES)

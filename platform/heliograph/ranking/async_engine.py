@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from heliograph.ranking.engine import Best, Query, best_of
+from heliograph.ranking.engine import Best, Limits, Query, best_of
 from heliograph.ranking.engine_items import ItemTokens
 
 RESET_AGAIN_S = 0.01
@@ -25,6 +25,7 @@ class AsyncEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self._limits = Limits.of(self._engine.model_config)
         self._ids = itertools.count()
 
     async def take_up(self, items: ItemTokens) -> None:
@@ -36,6 +37,8 @@ class AsyncEngine:
 
     async def rank(self, queries: Sequence[Query]) -> list[Best]:
         """See `Engine.rank`."""
+        for query in queries:
+            self._limits.check(query)
         return list(await asyncio.gather(*(self._rank_one(query) for query in queries)))
 
     async def _rank_one(self, query: Query) -> Best:

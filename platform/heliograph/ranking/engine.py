@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,35 @@ class Best:
     """Of the prompt, how many the engine still knew."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a query must keep: others would end the engine, and all that is on its way with it."""
+
+    prompt_tokens: int
+    vocabulary: int
+    k: int
+
+    @classmethod
+    def of(cls, model_config: Any) -> Limits:
+        """Read them from vLLM's configuration of a model."""
+        return cls(
+            model_config.max_model_len - 1,  # a place for the token behind the prompt
+            model_config.get_vocab_size(),
+            model_config.max_logprobs,
+        )
+
+    def check(self, query: Query) -> None:
+        """Raise ValueError if a query does not keep them."""
+        if not 1 <= len(query.prompt) <= self.prompt_tokens:
+            raise ValueError(
+                f"a prompt must have from 1 to {self.prompt_tokens} tokens, got {len(query.prompt)}"
+            )
+        if not 0 <= min(query.prompt) <= max(query.prompt) < self.vocabulary:
+            raise ValueError(f"tokens of a prompt must be from 0 to {self.vocabulary - 1}")
+        if not 1 <= query.k <= self.k:
+            raise ValueError(f"k must be from 1 to {self.k}, got {query.k}")
+
+
 class Engine(Protocol):
     """Ranks the catalogue after prompts."""
 
@@ -61,7 +90,11 @@ class Engine(Protocol):
         ...
 
     async def rank(self, queries: Sequence[Query]) -> list[Best]:
-        """Return the best next tokens of each query."""
+        """Return the best next tokens of each query.
+
+        Raises:
+            ValueError: A query does not keep the engine's limits; others are not concerned.
+        """
         ...
 
     def check(self) -> None:

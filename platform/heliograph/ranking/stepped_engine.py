@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from heliograph.models.item_tokens import BOS
-from heliograph.ranking.engine import Best, Query, best_of
+from heliograph.ranking.engine import Best, Limits, Query, best_of
 from heliograph.ranking.engine_items import ItemTokens
 
 STEPPING = threading.Lock()
@@ -152,7 +152,7 @@ class SteppedEngine:
     def _add(self, core: _Core, batch: _Batch) -> None:
         try:
             for query in batch.queries:
-                core.check(query)
+                core.limits.check(query)
         except ValueError as error:
             batch.done.set_exception(error)
             return
@@ -196,20 +196,7 @@ class _Core:
         self._core = engine.engine_core
         self._request = EngineCoreRequest
         self._sampling = sampling
-        self._longest = engine.model_config.max_model_len - 1  # a place for the token behind it
-        self._vocabulary = engine.model_config.get_vocab_size()
-        self._max_k = engine.model_config.max_logprobs
-
-    def check(self, query: Query) -> None:
-        """Raise ValueError for a query that would end the engine; others must go on."""
-        if not 1 <= len(query.prompt) <= self._longest:
-            raise ValueError(
-                f"a prompt must have from 1 to {self._longest} tokens, got {len(query.prompt)}"
-            )
-        if not 0 <= min(query.prompt) <= max(query.prompt) < self._vocabulary:
-            raise ValueError(f"tokens of a prompt must be from 0 to {self._vocabulary - 1}")
-        if not 1 <= query.k <= self._max_k:
-            raise ValueError(f"k must be from 1 to {self._max_k}, got {query.k}")
+        self.limits = Limits.of(engine.model_config)
 
     def add(self, name: str, query: Query) -> None:
         """Let a query take part from the next step on."""

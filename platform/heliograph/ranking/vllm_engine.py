@@ -44,6 +44,9 @@ def set_environment(serve: ServeConfig) -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if serve.engine == "in_process" else "1"
     # the model is not compiled, but helpers of the sampler would be: two seconds of every start
     os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+    # of 1024 compiled kernels that it would keep, one for each number of tokens in a step, few are
+    # used again, and all together they take a third of a gigabyte
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
