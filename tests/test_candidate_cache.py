@@ -29,7 +29,9 @@ def found(count: int = 4) -> Candidates:
 def test_an_equal_look_up_finds_what_was_put() -> None:
     cache, candidates = CandidateCache(1), found()
     cache.put(lookup(1, 2), candidates)
-    assert cache.get(lookup(1, 2)) is candidates
+    again = cache.get(lookup(1, 2))
+    assert again is not None and (again.items == candidates.items).all()
+    assert not np.shares_memory(again.items, candidates.items)  # of a batch that may be large
     assert (cache.hits, cache.misses) == (1, 0)
 
 

@@ -7,10 +7,14 @@ would show it.
 from __future__ import annotations
 
 import csv
+import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +22,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from graphs import ask, ids, serving, two_replicas
+from graphs import ENOUGH_FOR_BOTH, Answer, ask, ids, serving, two_replicas
 from heliograph.bundle import Bundle, open_bundle
 from heliograph.cli import app as commands
 from heliograph.config import EventsConfig
+from heliograph.turns import Turn, take_turn
 from rollouts import (
     ENOUGH,
     Clients,
@@ -199,18 +204,53 @@ def test_rules_that_do_not_fit_are_told(url: str, shop: Shop) -> None:
     assert deployments(url)["current"] == shop.old.id
 
 
-def test_one_deployment_at_a_time(url: str, shop: Shop) -> None:
+def turn_when_free(bundles: Path) -> Turn:
+    """Take the turn as soon as no deployment has it."""
+    give_up = time.monotonic() + 120
+    while (turn := take_turn(bundles)) is None:
+        assert time.monotonic() < give_up, "somebody deploys for ever"
+        time.sleep(0.1)
+    return turn
+
+
+def history(bundles: Path) -> list[Answer]:
+    """Read what was deployed, in order."""
+    files = sorted((bundles / "deployments").glob("*.json"))
+    return [json.loads(file.read_text()) for file in files]
+
+
+def test_nothing_is_deployed_while_somebody_else_has_the_turn(url: str, shop: Shop) -> None:
     serve(url, shop.old)
-    third = variant(shop.old, seed=13)
-    first = post(url, "deploy", {"bundle": third.id})
-    assert first[0] == 202, first
-    for _ in range(4):  # some of them reach the other replica
-        progress = deployments(url)["progress"]
+    turn = turn_when_free(shop.bundles)
+    for _ in range(ENOUGH_FOR_BOTH):
+        assert turn.keep()
         status, answer = post(url, "deploy", {"bundle": shop.new.id})
-        assert status == 409, (first, progress, answer)
-        assert answer["error"]["code"] == "under_way"
-    assert end_of(url, first)["error"] is None
-    assert deployments(url)["current"] == third.id
+        assert (status, answer["error"]["code"]) == (409, "under_way")
+        assert "another deployment is under way" in answer["error"]["message"]
+    assert deployments(url)["current"] == shop.old.id
+    turn.give_back()
+    assert end_of(url, post(url, "deploy", {"bundle": shop.new.id}))["error"] is None
+    assert deployments(url)["current"] == shop.new.id
+
+
+def test_of_deployments_that_are_asked_for_at_once_none_runs_beside_another(
+    url: str, shop: Shop
+) -> None:
+    serve(url, shop.old)
+    before = len(history(shop.bundles))
+    wanted = [variant(shop.old, seed=seed).id for seed in (13, 14)] * 2
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda name: post(url, "deploy", {"bundle": name}), wanted))
+    turn_when_free(shop.bundles).give_back()  # whoever was let in has ended
+    begun = [answer["bundle"] for status, answer in answers if status == 202]
+    refused = [(status, answer["error"]["code"]) for status, answer in answers if status != 202]
+    assert begun and set(refused) <= {(409, "under_way"), (409, "nothing_to_do")}
+    deployed = history(shop.bundles)
+    # of two that ran together one would have failed, or not known what it came after
+    assert sorted(one["bundle"] for one in deployed[before:]) == sorted(begun)
+    for earlier, later in pairwise(deployed):
+        assert later["previous"] == earlier["bundle"]
+    assert deployments(url)["current"] == deployed[-1]["bundle"]
 
 
 @pytest.mark.parametrize("deployment", ["Rank", "Retrieve", "Recommend"])

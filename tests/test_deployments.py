@@ -26,7 +26,6 @@ from heliograph.deployments import (
 )
 from heliograph.experiments import Experiment
 from heliograph.workspace import InputError
-from heliograph_serve.rollout import LEASE_S, Turn
 from heliograph_serve.shelf import NotHeld, Origin, Shelf
 from test_bundle import config, write_parts
 
@@ -247,23 +246,6 @@ def test_a_replica_without_the_treatment_takes_no_part_until_it_has_it(bundles: 
             await asyncio.sleep(0.001)
 
     asyncio.run(scenario())
-
-
-def test_a_turn_is_one_deployments_until_it_ends_or_is_not_heard_of() -> None:
-    now = 100.0
-    turn = Turn(lambda: now)
-    assert turn.take("a") and turn.take("a") and not turn.take("b")
-    turn.give_back("a")
-    assert not turn.take("a")  # said before its end, heard after it
-    assert turn.take("b")
-    now += LEASE_S - 1
-    assert turn.take("b")
-    now += LEASE_S - 1
-    assert not turn.take("c")
-    now += 1
-    assert turn.take("c") and not turn.take("b")
-    turn.give_back("b")
-    assert not turn.take("d")
 
 
 def test_a_bundle_is_named_by_its_folder_or_by_itself(bundles: Path) -> None:

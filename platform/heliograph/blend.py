@@ -8,6 +8,7 @@ LM is not even asked where it did not help.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -83,6 +84,11 @@ class Blend:
         """Return (histories,) whether the item LM has a say."""
         asked: NDArray[np.bool_] = self._item_lm[self._rows(histories)]
         return asked
+
+    def asks_item_lm_about(self, history: History) -> bool:
+        """Return whether the item LM has a say on one history."""
+        cohort = bisect_right(self.cohorts, len(history), key=lambda one: one.shortest)
+        return len(history) > 0 and self.cohorts[max(cohort, 1) - 1].item_lm
 
     def _rows(self, histories: Sequence[History]) -> NDArray[np.int64]:
         lengths = np.array([len(history) for history in histories], np.int64)

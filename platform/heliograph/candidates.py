@@ -49,6 +49,12 @@ class Candidates:
             self.items[part], self.scores[part], self.evidence[part], self.proposers[part]
         )
 
+    def copy(self) -> Candidates:
+        """Return a batch with arrays of its own."""
+        return Candidates(
+            self.items.copy(), self.scores.copy(), self.evidence.copy(), self.proposers.copy()
+        )
+
     def among(self, n_items: int) -> Candidates:
         """Return a one-row batch without items whose number is too large for a catalogue."""
         if not self.items.size or self.items.max() < n_items:

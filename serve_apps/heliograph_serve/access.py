@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from heliograph.keys import Key, KeyRing, Scope, read_keys
 from heliograph.workspace import InputError
+from heliograph_serve.body_route import BodyRoute, Quick
 
 SCOPE_OF: Mapping[str, Scope | None] = {
     "GET /healthz": None,
@@ -54,6 +55,8 @@ class Entry:
     """Method and template of its route; `other` where there is no such route."""
 
     scope: Scope | None
+    quick: Quick | None = None
+    """What answers a JSON body without the router; None: nothing does."""
 
 
 UNKNOWN = Entry("other", Scope.ADMIN)
@@ -73,7 +76,8 @@ class RouteTable:
 
     def _add(self, method: str, route: Route) -> None:
         label = f"{method} {route.path}"
-        entry = Entry(label, SCOPE_OF.get(label, Scope.ADMIN))
+        quick = route.quick() if isinstance(route, BodyRoute) else None
+        entry = Entry(label, SCOPE_OF.get(label, Scope.ADMIN), quick)
         if route.param_convertors:
             self._patterns.append((method, route.path_regex, entry))
         else:
@@ -127,7 +131,7 @@ class WatchedKeys:
         except InputError as error:
             logger.error("%s; the keys read before go on counting", error)
         else:
-            logger.info("%d API keys read from %s", len(self._ring), self._path)
+            logger.warning("%d API keys read from %s", len(self._ring), self._path)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

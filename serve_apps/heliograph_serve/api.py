@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request
@@ -25,10 +26,13 @@ EVENT_SHAPE, BATCH_SHAPE = "one event", "several events"
 """What the body of a request can be; no part of the name of a field."""
 
 
+BODY = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
 class Body(BaseModel):
     """Base of everything that travels: unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = BODY
 
 
 EXAMPLES: list[JsonValue] = [
@@ -64,7 +68,7 @@ class RecommendationRequest(Rules):
     include: list[Identifier] | None = Field(default=None, max_length=MAX_ITEMS)
     """Items that alone may come back; unknown ones are ignored."""
 
-    exclude: list[Identifier] = Field(default=[], max_length=MAX_ITEMS)
+    exclude: list[Identifier] = Field(default_factory=list, max_length=MAX_ITEMS)
     """Items that must not come back, beside those that `consumed` excludes."""
 
     deadline_ms: float | None = Field(default=None, gt=0, le=60_000)
@@ -77,8 +81,11 @@ class RecommendationRequest(Rules):
         return self
 
 
-class RecommendedItem(Body):
-    """One item of an answer."""
+@dataclass(slots=True)
+class RecommendedItem:
+    """One item of an answer; a dataclass, which is made in a fifth of a model's time."""
+
+    __pydantic_config__ = BODY
 
     item_id: str
     title: str
@@ -122,7 +129,7 @@ class Recommendations(Body):
 
     fresh: bool = True
     """Whether the user's latest events count; false: the event store did not answer in time, and
-    the history is that of the bundle."""
+    the history is that of the bundle, or none where the user may have been erased."""
 
     timings_ms: dict[str, float]
     """Time of each stage as this request saw it, and `total`; one whose result was remembered is
@@ -258,8 +265,7 @@ def install_error_handlers(http: FastAPI) -> None:
 
     @http.exception_handler(FieldError)
     def _misfit(request: Request, error: FieldError) -> JSONResponse:
-        detail = ErrorDetail(code="invalid_request", message=error.problem, field=error.place)
-        return _answer(422, detail)
+        return misfit_answer(error)
 
     @http.exception_handler(RequestValidationError)
     def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -304,6 +310,12 @@ def error_answer(error: ApiError) -> JSONResponse:
     if error.status in (408, 413):  # what is left of the body is not waited for
         headers["connection"] = "close"
     return _answer(error.status, error.detail, headers)
+
+
+def misfit_answer(error: FieldError) -> JSONResponse:
+    """Return the answer to rules that do not fit the catalogue."""
+    detail = ErrorDetail(code="invalid_request", message=error.problem, field=error.place)
+    return _answer(422, detail)
 
 
 def _answer(

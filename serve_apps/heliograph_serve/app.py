@@ -123,8 +123,9 @@ def _deployment(kind: type, settings: DeploymentConfig, version: str | None) -> 
         max_queued_requests=BATCHES_IN_QUEUE,  # of each ingress replica
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         autoscaling_config=autoscaling(settings),
-        # the ingress writes a request log; behind it, a line a batch would say nothing new
-        logging_config=LoggingConfig(enable_access_log=False),
+        # the ingress writes a request log; behind it, a line a batch would say nothing new. Serve
+        # makes a record of each request all the same, unless what it says of it is below the level
+        logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
         health_check_period_s=2,
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=5,

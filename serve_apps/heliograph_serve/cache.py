@@ -65,8 +65,8 @@ class CandidateCache:
         return len(grown_from)
 
     def put(self, lookup: Lookup, candidates: Candidates) -> None:
-        """Remember what was found."""
-        entry = (lookup, candidates)
+        """Remember what was found, but not the batch of which it is a part."""
+        entry = (lookup, candidates.copy())
         if _size(entry) <= self._entries.maxsize:
             self._entries[lookup.key()] = entry
 

@@ -26,7 +26,6 @@ from heliograph_serve.rollout import (
     Rollout,
     Rollouts,
     Step,
-    Turn,
     UnderWay,
 )
 from heliograph_serve.serving import Serving
@@ -38,7 +37,7 @@ ERRORS: dict[int | str, dict[str, object]] = {
     400: {"model": ErrorBody, "description": "The body is not JSON."},
     409: {"model": ErrorBody, "description": "Nothing to do, or something else is under way."},
     422: {"model": ErrorBody, "description": "No such bundle, or one that cannot be served."},
-    503: {"model": ErrorBody, "description": "Not all replicas answer; try again."},
+    503: {"model": ErrorBody, "description": "Not all replicas answer, or too much is under way."},
 }
 
 
@@ -108,7 +107,6 @@ class DeployIngress(Holder[Serving]):
     """Routes of deployments; the ingress inherits them."""
 
     rollouts: Rollouts
-    turn: Turn
 
     @router.post("/v1/admin/deploy", responses=ERRORS, status_code=202)
     async def deploy(self, wanted: Annotated[BundleToDeploy, BodyOf()]) -> Progress:
@@ -131,7 +129,7 @@ class DeployIngress(Holder[Serving]):
             reports = await fleet.everyone("report", timeout_s=TELL_TIMEOUT_S)
             led = await fleet.ingress("led", timeout_s=TELL_TIMEOUT_S)
         except ReplicaFailed as error:
-            raise _unavailable(error) from error
+            raise ApiError(503, "replica_unavailable", str(error)) from error
         latest = max(filter(None, led), key=lambda one: one.started, default=None)
         return Deployments(
             current=self.shelf.current_id,
@@ -153,14 +151,6 @@ class DeployIngress(Holder[Serving]):
         """See `smoke.check_bundle`."""
         await check_bundle(self.shelf[bundle_id])
 
-    def take_turn(self, rollout_id: str) -> bool:
-        """See `rollout.Turn.take`."""
-        return self.turn.take(rollout_id)
-
-    def give_turn_back(self, rollout_id: str) -> None:
-        """See `rollout.Turn.give_back`."""
-        self.turn.give_back(rollout_id)
-
 
 async def begun(beginning: Awaitable[Rollout], field: str | None = None) -> Progress:
     """Tell how far something is that has just begun.
@@ -174,14 +164,8 @@ async def begun(beginning: Awaitable[Rollout], field: str | None = None) -> Prog
         raise ApiError(409, CONFLICTS[type(error)], str(error)) from error
     except InputError as error:
         raise ApiError(422, "invalid_bundle", str(error), field) from error
-    except ReplicaFailed as error:
-        raise _unavailable(error) from error
 
 
 def _told(rollout: Rollout) -> Progress:
     plain = asdict(rollout)
     return Progress(**{name: plain[name] for name in Progress.model_fields})
-
-
-def _unavailable(error: ReplicaFailed) -> ApiError:
-    return ApiError(503, "replica_unavailable", str(error))

@@ -6,6 +6,7 @@ A request for recommendations never fails because the store did; the answer says
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ from heliograph.event_store.event import Event, NewEvent, kept_as
 from heliograph.event_store.exporting import erase_from_exports
 from heliograph.event_store.store import Appended, EventStore, Heard, Stored
 from heliograph.events import History
-from heliograph.feedback_files import user_digest
+from heliograph.feedback_files import Erasures, user_digest
 from heliograph.history import NO_PAST, Past, merged
 from heliograph.identifiers import Identifier
 from heliograph.pseudonyms import pseudonym, read_key
+from heliograph.workspace import InputError
 from heliograph_serve.api import ApiError, ErrorBody
 from heliograph_serve.feedback_api import (
     UNKNOWN_ITEMS_NAMED,
@@ -42,6 +44,7 @@ from heliograph_serve.request_record import note_events, note_user
 from heliograph_serve.serving import Serving
 from heliograph_serve.shelf import Holder, Shelf
 from heliograph_serve.stage import Stage, StageUnavailable
+from heliograph_serve.tombstones import Tombstones
 
 REQUESTS_A_COMMIT = 32
 """With a thousand events in each, a commit of so many takes one or two seconds, not five."""
@@ -51,6 +54,9 @@ READ_TIMEOUT_S = 2.0
 BROADCAST_TIMEOUT_S = 2.0
 SHARE_OF_DEADLINE = 0.5
 """Of the time that a request has left, for looking up what its user has done lately."""
+
+STORE_FAILS = (SQLAlchemyError, OSError, InputError)
+"""What reading or writing the store may end with; the last, where a newer heliograph has it."""
 
 router = APIRouter()
 ERRORS: dict[int | str, dict[str, object]] = {
@@ -67,7 +73,8 @@ class Known:
 
     past: Past
     is_fresh: bool
-    """Whether the event store was asked; else this is what the bundle says."""
+    """Whether the event store was asked; else this is what the bundle says, or nothing where the
+    user has been erased or it is not known who has."""
 
 
 class FeedbackIngress(Holder[Serving]):
@@ -76,8 +83,8 @@ class FeedbackIngress(Holder[Serving]):
     def __init__(self, shelf: Shelf[Serving], settings: ServeConfig) -> None:
         self.shelf = shelf
         self.pseudonym_key = read_key(shelf.current.config.events)
-        self.erased: dict[str, int] = {}
         self.store = EventStore(store_url(settings, shelf.origin.bundles))
+        self.tombstones = Tombstones(self.store)
         self.history: Stage[str, Heard] = Stage(
             "history", self.store.heard, settings.max_batch_size
         )
@@ -89,8 +96,8 @@ class FeedbackIngress(Holder[Serving]):
     async def add_events(self, feedback: Annotated[Feedback, Body()]) -> EventsKept:
         """Keep one event or up to 1,000; the next recommendation of their users reflects them.
 
-        An answer means that the events are on the disk. Without one, send them again: an event
-        counts once, however often it comes.
+        An answer means that the events are on the disk. Without one, send them again: an event that
+        has an event_id or a timestamp counts once, however often it comes.
         """
         serving = self.shelf.current
         new = [feedback] if isinstance(feedback, NewEvent) else feedback.events
@@ -104,7 +111,8 @@ class FeedbackIngress(Holder[Serving]):
             kept = await self.events.ask(events, WRITE_TIMEOUT_S)
         except StageUnavailable as error:
             raise store_is_down(
-                "the event store did not confirm the events; send them again, they count once"
+                "the event store did not confirm the events; send them again, "
+                "those with an event_id or a timestamp count once"
             ) from error
         note_events(kept, events)
         row_of = serving.catalogue.row_of
@@ -125,12 +133,12 @@ class FeedbackIngress(Holder[Serving]):
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> UserEvents:
         """Return a user's events in the store, a page at a time, in the order of arrival."""
-        note_user(user_id)
         user = pseudonym(user_id, self.pseudonym_key)
+        note_user(user)
         try:
             rows = await self.store.page(user, after, limit + 1)
-        except (SQLAlchemyError, OSError) as error:
-            raise store_is_down("the event store does not answer") from error
+        except STORE_FAILS as error:
+            raise store_is_down("the event store does not answer", error) from error
         return UserEvents(
             user_id=user_id,
             events=[_told(row) for row in rows[:limit]],
@@ -141,41 +149,59 @@ class FeedbackIngress(Holder[Serving]):
     async def erase_user(self, user_id: UserId) -> Receipt:
         """Erase a user: events, exports, remembered candidates; hide what the bundle knows.
 
-        Doing it again finishes what was interrupted.
+        Doing it again finishes what was interrupted. Replicas hear of it before exports are read:
+        a file that is broken must not keep the user in answers.
         """
         user = pseudonym(user_id, self.pseudonym_key)
-        histories = {
-            serving.id: (await self.known(serving, user_id, READ_TIMEOUT_S)).past.history
-            for serving in list(self.shelf.held.values())
-        }
+        digest = user_digest(user)
+        histories = {}
+        for serving in list(self.shelf.held.values()):
+            known = await self.known(serving, user_id, READ_TIMEOUT_S)
+            if known.is_fresh:
+                histories[serving.id] = known.past.history
         try:
             erased = await self.store.erase(user, time.time_ns() // 1000)
-            exported = await erase_from_exports(self.store, {user_digest(user): erased.until_us})
-        except (SQLAlchemyError, OSError) as error:
-            raise store_is_down("the event store did not confirm the erasure") from error
+        except STORE_FAILS as error:
+            raise store_is_down("the event store did not confirm the erasure", error) from error
         in_bundle = self.shelf.current.histories.past(user)
-        visible = len(in_bundle.excluded) if user not in self.erased else 0
+        visible = len(in_bundle.excluded) if digest not in self.tombstones else 0
+        dropped = await self._forget_everywhere(digest, histories)
         return Receipt(
             user_id=user_id,
             erased_until=_iso(erased.until_us),
             store_events=erased.events,
             exposures=erased.exposures,
-            exported_events=exported,
+            exported_events=await self._erase_from_exports({digest: erased.until_us}),
             bundle_events=visible,
-            cached_candidates=await self._forget_everywhere(user, erased.until_us, histories),
+            cached_candidates=dropped,
         )
+
+    async def _erase_from_exports(self, erased: Erasures) -> dict[str, int | None]:
+        try:
+            return await erase_from_exports(self.store, erased)
+        except InputError as error:
+            raise ApiError(
+                503,
+                "exports_not_erased",
+                "the user is erased from the event store and on every replica, but not from all "
+                f"that was exported: {error}; then send this request again",
+            ) from error
+        except (SQLAlchemyError, OSError) as error:
+            raise store_is_down(
+                "the event store did not tell where events were exported"
+            ) from error
 
     async def known(self, serving: Serving, user_id: str, timeout_s: float) -> Known:
         """Return what is known of a user: from a bundle, and since."""
-        note_user(user_id)
         user = pseudonym(user_id, self.pseudonym_key)
+        note_user(user)
         past = serving.histories.past(user)
         try:
             heard = await self.history.ask(user, timeout_s)
         except StageUnavailable:
-            return Known(NO_PAST if user in self.erased else past, is_fresh=False)
+            return Known(NO_PAST if self.tombstones.hide(user) else past, is_fresh=False)
         if heard.erased_us is not None:
-            self.erased[user] = heard.erased_us
+            self.tombstones.add(user_digest(user))
             past = past.since(heard.erased_us)
         if heard.events:
             past = merged(past, heard.events, serving.catalogue.row_of, serving.config.events)
@@ -189,42 +215,47 @@ class FeedbackIngress(Holder[Serving]):
             return False
         return True
 
-    def forget(self, user: str, until_us: int, histories: dict[str, History]) -> int:
+    async def check_health(self) -> None:
+        """Look at who has been erased too."""
+        await asyncio.gather(super().check_health(), self.tombstones.look())
+
+    def forget(self, digest: str, histories: dict[str, History]) -> int:
         """Drop what this replica remembers of a user.
 
         Args:
-            user: Pseudonym or identifier.
-            until_us: Time of the erasure.
-            histories: Bundle -> the user's history in its numbers; of another bundle that is held
-                here everybody's remembered candidates go.
+            digest: Of the pseudonym or identifier, as it stands in the tombstone.
+            histories: Bundle -> the user's history in its numbers; of any other bundle that is
+                held here everybody's remembered candidates go.
 
         Returns:
             Remembered candidates dropped.
         """
-        self.erased[user] = until_us
+        self.tombstones.add(digest)
         return sum(
             serving.remembered.forget(histories.get(serving.id))
             for serving in self.shelf.held.values()
         )
 
-    async def _forget_everywhere(
-        self, user: str, until_us: int, histories: dict[str, History]
-    ) -> int:
+    async def _forget_everywhere(self, digest: str, histories: dict[str, History]) -> int:
         here = serve.get_replica_context()
         handle = serve.get_deployment_handle(here.deployment, here.app_name)
         try:
-            dropped = await handle.broadcast("forget", user, until_us, histories).results_async(
+            dropped = await handle.broadcast("forget", digest, histories).results_async(
                 timeout_s=BROADCAST_TIMEOUT_S
             )
         except (RayError, RayServeException, TimeoutError):
             # a replica that ends forgets by itself; one that hangs finds the tombstone in the store
-            dropped = [self.forget(user, until_us, histories)]
+            dropped = [self.forget(digest, histories)]
         return sum(dropped)
 
 
-def store_is_down(message: str) -> ApiError:
-    """Return the answer to requests that nothing but the store can answer."""
-    return ApiError(503, "store_unavailable", message)
+def store_is_down(message: str, error: Exception | None = None) -> ApiError:
+    """Return the answer to requests that nothing but the store can answer.
+
+    Of what failed, an `InputError` is told as well: it says what to do.
+    """
+    reason = f": {error}" if isinstance(error, InputError) else ""
+    return ApiError(503, "store_unavailable", message + reason)
 
 
 def _told(row: Stored) -> KeptEvent:

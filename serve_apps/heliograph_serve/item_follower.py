@@ -56,6 +56,7 @@ class ItemFollower:
         self.log = log
         self._follower = follower
         self._reading = asyncio.Lock()
+        self._failed_at = 0.0
         self._looking: asyncio.Task[None] | None = None
         self._leave_alone_until = 0.0
         self._is_failing = False
@@ -72,12 +73,22 @@ class ItemFollower:
             SQLAlchemyError, OSError: The store does not answer.
             InputError: What has changed does not fit the bundle.
         """
+        asked_at = time.monotonic()
         async with self._reading:
             if change is None or self.change < change:
-                states = await self.log.after(self.change)
-                if states:
-                    await self._follower.amend(self._follower.changes.followed_by(states))
+                if self._failed_at > asked_at:  # else each in turn waits for a store that hangs
+                    raise TimeoutError("the changes of items could not be read just now")
+                await self._read()
         self._is_failing = False
+
+    async def _read(self) -> None:
+        try:
+            states = await self.log.after(self.change)
+        except Exception:
+            self._failed_at = time.monotonic()
+            raise
+        if states:
+            await self._follower.amend(self._follower.changes.followed_by(states))
 
     async def lags_behind(self, edition: Edition) -> bool:
         """Catch up with whoever asks; returns whether that was needed and did not work."""

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from sqlalchemy.exc import SQLAlchemyError
 
 from heliograph.catalog import plain_types
 from heliograph.config import ServeConfig
@@ -27,7 +26,7 @@ from heliograph.event_store.item_log import ItemUpdate, Written
 from heliograph.item_changes import Changes, encoder_name
 from heliograph.item_columns import ItemColumns
 from heliograph_serve.api import ApiError, ErrorBody
-from heliograph_serve.feedback import store_is_down
+from heliograph_serve.feedback import STORE_FAILS, store_is_down
 from heliograph_serve.items_api import (
     AvailabilityBatch,
     ItemBatch,
@@ -101,8 +100,8 @@ class ItemsIngress(Holder[Serving]):
     async def _read_changes(self) -> None:
         try:
             await self.items.catch_up()
-        except (SQLAlchemyError, OSError) as error:
-            raise store_is_down("the event store does not answer; try again") from error
+        except STORE_FAILS as error:
+            raise store_is_down("the event store does not answer; try again", error) from error
 
     def _require_room(self, serving: Serving, new: Sequence[str]) -> None:
         there = len(serving.catalogue) - len(serving.bundled.catalogue)
@@ -158,8 +157,9 @@ class ItemsIngress(Holder[Serving]):
     ) -> ItemsChanged:
         try:
             written = await self.items.log.write(updates)
-        except (SQLAlchemyError, OSError) as error:
-            raise store_is_down("the event store did not confirm the change; try again") from error
+        except STORE_FAILS as error:
+            message = "the event store did not confirm the change; try again"
+            raise store_is_down(message, error) from error
         await self._tell_everyone(written.change)
         return _told(serving, updates, written, unknown)
 

@@ -72,8 +72,10 @@ class BodyReader:
         self._given_up: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def read(self, receive: Receive) -> Receive:
-        """Read a body that may not have said how long it is; returns where to read it again.
+    async def read(self, receive: Receive) -> Message:
+        """Read a body that may not have said how long it is; returns it as one message.
+
+        Where the client is gone, the message says that.
 
         Raises:
             ApiError: It is too large, or did not arrive in time.
@@ -95,20 +97,20 @@ class BodyReader:
             del self._since[task]
             self._given_up.discard(task)
 
-    async def _whole(self, receive: Receive) -> Receive:
+    async def _whole(self, receive: Receive) -> Message:
         parts: list[bytes] = []
         size = 0
         while True:
             message = await receive()
             if message["type"] != "http.request":
-                return _again(message, receive)  # the client is gone
+                return message  # the client is gone
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > self._limits.body_bytes:
                 raise body_too_large(self._limits)
             if not message.get("more_body", False):
                 whole = b"".join(parts)
-                return _again({"type": "http.request", "body": whole, "more_body": False}, receive)
+                return {"type": "http.request", "body": whole, "more_body": False}
 
     def _look_later(self) -> None:
         pause_s = self._limits.body_timeout_s / 4
@@ -125,7 +127,7 @@ class BodyReader:
             self._look_later()
 
 
-def _again(first: Message, then: Receive) -> Receive:
+def again(first: Message, then: Receive) -> Receive:
     """Return a source of messages that begins with one that was taken out already."""
     waiting = [first]
 

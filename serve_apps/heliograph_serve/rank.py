@@ -21,6 +21,7 @@ from heliograph.ranking.engine_items import ItemEmbeddings
 from heliograph.ranking.vllm_engine import start_engine
 from heliograph.revision import Encode, encoding, revise
 from heliograph_serve.autoscaling import Metered, WorkMeter
+from heliograph_serve.columns import columns_of
 from heliograph_serve.crew import Answers, own_name
 from heliograph_serve.item_follower import Edition, ItemFollower, log_of
 from heliograph_serve.lanes import lane_of
@@ -168,7 +169,7 @@ class Rank(Metered, Holder[BundleRanker]):
         ranker = self.shelf[edition.bundle]
         with self.meter:
             best = await ranker.engine.rank([ranker.query(one, lags) for one in scorings])
-        return Answers([_ranked(one) for one in best], self.replica)
+        return Answers(columns_of([_ranked(one) for one in best]), self.replica)
 
     async def encode(self, config: EmbeddingConfig, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the (texts, dim) vectors of an encoder, loaded when it is first asked.

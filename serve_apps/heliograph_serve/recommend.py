@@ -41,6 +41,7 @@ from heliograph_serve.api import (
 )
 from heliograph_serve.autoscaling import Metered, ProcessorMeter
 from heliograph_serve.body_route import BodyRoute
+from heliograph_serve.columns import in_columns
 from heliograph_serve.crew import Crew
 from heliograph_serve.deploy_api import router as deploy_router
 from heliograph_serve.experiment_api import ExperimentIngress
@@ -53,7 +54,7 @@ from heliograph_serve.items import ItemsIngress
 from heliograph_serve.items import router as items_router
 from heliograph_serve.lanes import LANES, Lanes
 from heliograph_serve.request_record import note_answer
-from heliograph_serve.rollout import Fleet, Rollouts, Turn
+from heliograph_serve.rollout import Fleet, Rollouts
 from heliograph_serve.serving import Calls, Clock, Served, Serving
 from heliograph_serve.shelf import Origin, Shelf
 from heliograph_serve.tally import Load
@@ -91,9 +92,11 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress, ItemsIngress):
             method.options(request_serialization="pickle", response_serialization="pickle")
             for method in (retrieve.retrieve, rank.rank)
         )
-        lanes = [order.options(session_id=str(lane)).remote for lane in range(LANES)]
+        lanes = [in_columns(order.options(session_id=str(lane)).remote) for lane in range(LANES)]
         calls = Calls(
-            Crew(propose.remote), retrieve.similar.remote, Lanes(lanes, lambda one: one.lane)
+            Crew(in_columns(propose.remote)),
+            retrieve.similar.remote,
+            Lanes(lanes, lambda one: one.lane),
         )
 
         def load(bundle: Bundle) -> Serving:
@@ -106,7 +109,6 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress, ItemsIngress):
         self.fleet = Fleet(retrieve, rank)
         self.ranker = rank
         self.rollouts = Rollouts(self.fleet, self.shelf)
-        self.turn = Turn()
         self.exposures = ExposureLog(partial(keep_exposures, self.store))
         self.serve = serve
         self.meter = ProcessorMeter()

@@ -37,7 +37,7 @@ class RequestRecord:
     """Of the answer; stays so where a handler dies."""
 
     user: str | None = None
-    """The id itself; what is written is a digest of it."""
+    """Pseudonym, or the id itself where there are none; what is written is a digest of it."""
 
     tier: str | None = None
     experiment: tuple[str, str] | None = None
@@ -55,10 +55,10 @@ class RequestRecord:
 CURRENT: ContextVar[RequestRecord | None] = ContextVar("request_record", default=None)
 
 
-def note_user(user_id: str | None) -> None:
-    """Note whom the request is about."""
+def note_user(user: str | None) -> None:
+    """Note whom the request is about, by pseudonym where there are any."""
     if record := CURRENT.get():
-        record.user = user_id
+        record.user = user
 
 
 def note_answer(tier: str, timings_ms: Mapping[str, float], first_score: float | None) -> None:

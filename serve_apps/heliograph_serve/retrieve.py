@@ -28,6 +28,7 @@ from heliograph.revision import (
     unavailable,
 )
 from heliograph_serve.autoscaling import Metered, WorkMeter
+from heliograph_serve.columns import columns_of
 from heliograph_serve.crew import Answers, own_name
 from heliograph_serve.item_follower import Edition, ItemFollower, log_of
 from heliograph_serve.shelf import Holder, Origin, Shelf
@@ -197,7 +198,7 @@ class Retrieve(Metered, Holder[Held]):
                 found = held.retrieve(lookups)
             else:
                 found = await asyncio.to_thread(held.retrieve, lookups)
-        return Answers(found, self.replica)
+        return Answers(columns_of(found), self.replica)
 
     async def similar(self, edition: Edition, item: int, count: int) -> Candidates:
         """Return the items most like one item, as a one-row batch.

@@ -2,20 +2,21 @@
 
 An experiment begins and ends like one: what is swapped then is who gets which bundle.
 
-One replica of the ingress leads. Up to the swap the served bundle goes on as if nothing were; the
-swap is one file (`heliograph.deployments`), and whoever does not hear of it reads it.
+One replica of the ingress leads, whichever has the turn (`heliograph.turns`). Up to the swap the
+served bundle goes on as if nothing were; the swap is one file (`heliograph.deployments`), and
+whoever does not hear of it reads it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from ray import serve
@@ -31,8 +32,9 @@ from heliograph.deployments import (
     write_deployment,
 )
 from heliograph.experiments import Experiment
+from heliograph.turns import BEAT_S, LEASE_S, Turn, take_turn
 from heliograph_serve.serving import Serving
-from heliograph_serve.shelf import Shelf
+from heliograph_serve.shelf import Origin, Shelf
 
 Action = Literal["deploy", "rollback", "start experiment", "stop experiment"]
 Step = Literal["preparing", "checking", "swapping", "done", "failed"]
@@ -40,9 +42,6 @@ Step = Literal["preparing", "checking", "swapping", "done", "failed"]
 LOAD_TIMEOUT_S = 900.0
 CHECK_TIMEOUT_S = 120.0
 TELL_TIMEOUT_S = 10.0
-BEAT_S, LEASE_S = 5.0, 30.0
-"""A leader says that it goes on; one that has died is in nobody's way for longer than the lease."""
-
 DRAIN_S = 5.0
 """From the swap until a bundle that is not kept goes: its last requests are answered by then."""
 
@@ -51,6 +50,10 @@ logger = logging.getLogger("ray.serve")
 
 class UnderWay(Exception):
     """Another deployment has begun and not ended."""
+
+
+class TurnLost(Exception):
+    """Another deployment has begun, as this one was not heard of for too long."""
 
 
 class NothingToDo(Exception):
@@ -121,31 +124,6 @@ class Fleet:
         return answers | {here: await self.ingress(method, *args, timeout_s=timeout_s)}
 
 
-class Turn:
-    """Whose turn it is to deploy, as one replica of the ingress knows."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take a clock that tells seconds."""
-        self._clock = clock
-        self._holder = ""
-        self._until = 0.0
-        self._over = ""
-
-    def take(self, rollout_id: str) -> bool:
-        """Take the turn, or keep it for another while; false if it is somebody else's."""
-        now = self._clock()
-        if rollout_id == self._over or (rollout_id != self._holder and now < self._until):
-            return False
-        self._holder, self._until = rollout_id, now + LEASE_S
-        return True
-
-    def give_back(self, rollout_id: str) -> None:
-        """Note that a deployment is over; what it still says comes too late."""
-        self._over = rollout_id
-        if self._holder == rollout_id:
-            self._until = 0.0
-
-
 class Rollouts:
     """Leads deployments, one at a time."""
 
@@ -163,7 +141,6 @@ class Rollouts:
             NothingToDo: It is served already.
             ExperimentRuns: And this is not its treatment.
             UnderWay: Another deployment is.
-            ReplicaFailed: Not all replicas of the ingress answer.
         """
         await self._require_servable(bundle_id)
         current = self.shelf.current_id
@@ -178,7 +155,6 @@ class Rollouts:
             NothingToDo: Nothing has been deployed since the graph was started.
             ExperimentRuns: It has to be stopped first.
             UnderWay: Another deployment is.
-            ReplicaFailed: Not all replicas of the ingress answer.
         """
         previous = self.shelf.previous_id
         if previous is None:
@@ -186,8 +162,8 @@ class Rollouts:
                 "nothing has been deployed since the graph was started; "
                 "deploy the bundle that you want by its name"
             )
-        await asyncio.to_thread(self.shelf.origin.open, previous)
         goal = self._goal(bundle=previous, previous=self.shelf.current_id)
+        await asyncio.to_thread(self.shelf.origin.open, previous)
         return await self._begin("rollback", previous, goal)
 
     async def start_experiment(self, experiment: Experiment) -> Rollout:
@@ -199,14 +175,11 @@ class Rollouts:
             NothingToDo: The bundle is the served one.
             ExperimentRuns: This one or another.
             UnderWay: A deployment is.
-            ReplicaFailed: Not all replicas of the ingress answer.
         """
         await self._require_servable(experiment.treatment)
-        shelf = self.shelf
-        await asyncio.to_thread(
-            require_same_experiment, shelf.origin.bundles, experiment, shelf.current_id
-        )
         goal = replace(self._as_it_is(), experiment=experiment)
+        bundles = self.shelf.origin.bundles
+        await asyncio.to_thread(require_same_experiment, bundles, experiment, goal.bundle)
         return await self._begin("start experiment", experiment.treatment, goal)
 
     async def stop_experiment(self) -> Rollout:
@@ -215,7 +188,6 @@ class Rollouts:
         Raises:
             NothingToDo: There is no experiment.
             UnderWay: A deployment is.
-            ReplicaFailed: Not all replicas of the ingress answer.
         """
         experiment = self.shelf.deployed_experiment
         if experiment is None:
@@ -230,8 +202,8 @@ class Rollouts:
             raise NothingToDo(f"{bundle_id} is served already")
 
     def _goal(self, bundle: str, previous: str | None) -> Deployment:
-        """Return a deployment whose place among the others is not known yet."""
-        return Deployment(0, self.shelf.origin.graph, bundle, previous, at="")
+        """Return a deployment to follow this one; its own place is not known yet."""
+        return Deployment(self.shelf.generation, self.shelf.origin.graph, bundle, previous, at="")
 
     def _as_it_is(self) -> Deployment:
         return self._goal(self.shelf.current_id, self.shelf.previous_id)
@@ -240,39 +212,36 @@ class Rollouts:
         self, action: Action, bundle_id: str, goal: Deployment, frees: str | None = None
     ) -> Rollout:
         origin = self.shelf.origin
-        generation = await asyncio.to_thread(newest_generation, origin.bundles)
-        newest = await asyncio.to_thread(origin.deployment)
-        if newest is not None and newest.generation > self.shelf.generation:
-            raise UnderWay(f"{newest.bundle} was just deployed; try again in a moment")
-        if newest is not None and newest.experiment is not None:
-            require_no_harm(newest.experiment, action, bundle_id)
-        goal = replace(goal, generation=generation + 1)
-        rollout = Rollout(action, bundle_id, self.shelf.current_id, goal, frees)
-        taken = await self.fleet.ingress("take_turn", rollout.id, timeout_s=TELL_TIMEOUT_S)
-        if not all(taken):
-            await self._end(rollout)
+        turn = await asyncio.to_thread(take_turn, origin.bundles)
+        if turn is None:
             raise UnderWay("another deployment is under way; see GET /v1/admin/deployments")
+        try:
+            goal = await asyncio.to_thread(_placed, goal, origin, action, bundle_id)
+        except BaseException:
+            await _end(turn)
+            raise
+        rollout = Rollout(action, bundle_id, self.shelf.current_id, goal, frees)
         self.latest = rollout
-        self._task = asyncio.ensure_future(self._run(rollout))
+        self._task = asyncio.ensure_future(self._run(rollout, turn))
         return rollout
 
-    async def _run(self, rollout: Rollout) -> None:
-        beating = asyncio.ensure_future(self._beat(rollout))
+    async def _run(self, rollout: Rollout, turn: Turn) -> None:
+        beating = asyncio.ensure_future(_beat(turn))
         try:
             if rollout.action != "stop experiment":  # what goes on then is in use
                 await self._prepare_and_check(rollout)
-            await self._swap(rollout)
+            await self._swap(rollout, turn)
         except Exception as error:  # whatever it was, the served bundle goes on
             logger.warning("%s of %s failed: %s", rollout.action, rollout.bundle, error)
             rollout.error = str(error)
-            await self._drop(rollout.bundle)
+            await self._drop(rollout.bundle, turn)
         else:
             if rollout.frees is not None:
                 await asyncio.sleep(DRAIN_S)
-                await self._drop(rollout.frees)
+                await self._drop(rollout.frees, turn)
         finally:
             beating.cancel()
-            await self._end(rollout)
+            await _end(turn)
             rollout.step = "failed" if rollout.error else "done"
 
     async def _prepare_and_check(self, rollout: Rollout) -> None:
@@ -285,37 +254,27 @@ class Rollouts:
         await self.fleet.ingress("smoke", rollout.bundle, timeout_s=CHECK_TIMEOUT_S)
         rollout.seconds["checking"] = _since(began)
 
-    async def _swap(self, rollout: Rollout) -> None:
+    async def _swap(self, rollout: Rollout, turn: Turn) -> None:
         rollout.step, began = "swapping", time.perf_counter()
         if rollout.action != "stop experiment":
+            await asyncio.to_thread(_require_kept, turn)  # or it would unload another's bundle
             # replicas that have started since load it too; for the others this is nothing
             await self.fleet.everyone("prepare", rollout.bundle, timeout_s=LOAD_TIMEOUT_S)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         deployment = replace(rollout.goal, at=now)
-        await asyncio.to_thread(write_deployment, self.shelf.origin.bundles, deployment)
+        await asyncio.to_thread(_write, deployment, self.shelf.origin.bundles, turn)
         try:
             await self.fleet.everyone("follow", deployment, timeout_s=TELL_TIMEOUT_S)
         except ReplicaFailed as error:  # it is deployed: health checks bring the others along
             logger.warning("%s", error)
         rollout.seconds["swapping"] = _since(began)
 
-    async def _beat(self, rollout: Rollout) -> None:
-        while True:
-            await asyncio.sleep(BEAT_S)
-            with contextlib.suppress(ReplicaFailed):  # a replica that dies is no reason to give up
-                await self.fleet.ingress("take_turn", rollout.id, timeout_s=TELL_TIMEOUT_S)
-
-    async def _drop(self, bundle_id: str) -> None:
+    async def _drop(self, bundle_id: str, turn: Turn) -> None:
         try:
+            await asyncio.to_thread(_require_kept, turn)  # another may be loading it by now
             await self.fleet.everyone("drop", bundle_id, timeout_s=LOAD_TIMEOUT_S)
-        except ReplicaFailed as error:  # the next deployment takes its place
-            logger.warning("%s", error)
-
-    async def _end(self, rollout: Rollout) -> None:
-        try:
-            await self.fleet.ingress("give_turn_back", rollout.id, timeout_s=TELL_TIMEOUT_S)
-        except ReplicaFailed as error:  # a replica that has died has forgotten it
-            logger.warning("%s", error)
+        except (TurnLost, OSError, ReplicaFailed) as error:  # the next deployment takes its place
+            logger.warning("%s stays loaded: %s", bundle_id, error)
 
 
 def require_no_harm(running: Experiment, action: Action, bundle_id: str) -> None:
@@ -330,6 +289,57 @@ def require_no_harm(running: Experiment, action: Action, bundle_id: str) -> None
             f"the experiment {running.name} goes on; stop it first (`heliograph experiment stop`), "
             f"or deploy its treatment {running.treatment}"
         )
+
+
+def _placed(goal: Deployment, origin: Origin, action: Action, bundle_id: str) -> Deployment:
+    """Give a deployment its place among the others; whoever calls has the turn.
+
+    Raises:
+        UnderWay: One was written since that which it is to follow.
+        ExperimentRuns: See `require_no_harm`.
+    """
+    generation = newest_generation(origin.bundles)  # first: what is written later is refused below
+    newest = origin.deployment()
+    if newest is not None and newest.generation > goal.generation:
+        raise UnderWay(f"{newest.bundle} was just deployed; try again in a moment")
+    if newest is not None and newest.experiment is not None:
+        require_no_harm(newest.experiment, action, bundle_id)
+    return replace(goal, generation=generation + 1)
+
+
+def _write(deployment: Deployment, bundles: Path, turn: Turn) -> None:
+    """Write a deployment whose turn it is; should the turn be lost between, one of two writes.
+
+    Raises:
+        TurnLost: It is somebody else's.
+        Superseded: Somebody else has written.
+    """
+    _require_kept(turn)
+    write_deployment(bundles, deployment)
+
+
+def _require_kept(turn: Turn) -> None:
+    if not turn.keep():
+        raise TurnLost(
+            f"nothing was heard of this deployment for {LEASE_S:.0f} s, so another one began and "
+            "this one was given up; look at what is served now and try again"
+        )
+
+
+async def _beat(turn: Turn) -> None:
+    while True:
+        await asyncio.sleep(BEAT_S)
+        try:
+            await asyncio.to_thread(turn.keep)  # if it is lost, the swap finds out
+        except OSError as error:  # the next beat may come through
+            logger.warning("a deployment cannot say that it goes on: %s", error)
+
+
+async def _end(turn: Turn) -> None:
+    try:
+        await asyncio.to_thread(turn.give_back)
+    except OSError as error:  # it ends by itself
+        logger.warning("a deployment cannot say that it is over: %s", error)
 
 
 async def _told(

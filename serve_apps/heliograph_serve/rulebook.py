@@ -150,11 +150,13 @@ class RuleBook:
 
     def excluded(self, plan: Plan, history: History, named: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return what must not come back: what was consumed, what is named, what is not out yet."""
-        parts = [history, named] if plan.consumed == "exclude" else [named]
+        parts = [history] if plan.consumed == "exclude" else []
+        if len(named):
+            parts.append(named)
         now_us = _now_us()
         if now_us < self.releases.last_us and not plan.upcoming:
             parts.append(self.releases.waiting(now_us))
-        return np.concatenate(parts)
+        return parts[0] if len(parts) == 1 else np.concatenate([NOTHING, *parts])
 
     def bonus(self, plan: Plan) -> Bonus:
         """Return what boosts and freshness add to the items at this moment."""

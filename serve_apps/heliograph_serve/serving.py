@@ -25,7 +25,7 @@ from heliograph.history import Past
 from heliograph.item_changes import Changes
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text
-from heliograph.ranking import behind
+from heliograph.ranking import behind, sourced
 from heliograph.ranking.engine import MAX_K
 from heliograph.revision import Revision, encoding, revise, revised_catalogue, unavailable
 from heliograph.rules import Bonus, Evidence, Plan, boosted, raised
@@ -47,6 +47,11 @@ class Clock:
     deadline_s: float
     started: float = field(default_factory=time.perf_counter)
     timings_ms: dict[str, float] = field(default_factory=dict)
+    lapped: float = 0.0
+    """When the last lap ended."""
+
+    def __post_init__(self) -> None:
+        self.lapped = self.started
 
     def left_s(self) -> float:
         """Return the time until the deadline, never negative."""
@@ -54,8 +59,9 @@ class Clock:
 
     def lap(self, stage: str) -> None:
         """Note the time since the start or the last lap as that of a stage."""
-        spent = (time.perf_counter() - self.started) * 1000
-        self.timings_ms[stage] = round(spent - sum(self.timings_ms.values()), 3)
+        now = time.perf_counter()
+        self.timings_ms[stage] = round((now - self.lapped) * 1000, 3)
+        self.lapped = now
 
 
 @dataclass(frozen=True)
@@ -185,8 +191,7 @@ class Serving:
             candidates = await self._candidates(lookup, clock)
         if candidates is not None:
             tier = "retrieval"
-            wanted = ranked_for(plan, request.n)
-            ranked = await self._ranked(lookup, candidates, bonus, wanted, clock)
+            ranked = await self._ranked(lookup, candidates, bonus, plan, request.n, clock)
             if ranked is not None:
                 tier = "generative"
                 candidates = ranked
@@ -243,7 +248,9 @@ class Serving:
         included = None if request.include is None else self.rows(request.include)
         if plan.consumed == "only":
             included = past.history if included is None else np.intersect1d(included, past.history)
-        unwanted = np.concatenate([past.disliked, self.rows(request.exclude)])
+        unwanted = past.disliked
+        if request.exclude:
+            unwanted = np.concatenate([unwanted, self.rows(request.exclude)])
         return Lookup(
             history=past.history,
             count=max(self.config.candidates.count, ranked_for(plan, request.n)),
@@ -275,18 +282,26 @@ class Serving:
         lookup: Lookup,
         candidates: Candidates,
         bonus: Bonus | None,
+        plan: Plan,
         n: int,
         clock: Clock,
     ) -> Candidates | None:
-        """Return the final order, or None where the item LM does not answer or has no say."""
-        if not candidates.items.size or not self.blend.asks_item_lm([lookup.history])[0]:
+        """Return the final order, or None where the item LM does not answer or has no say.
+
+        It has n items at least, and more than it was asked for where rules choose among them.
+        """
+        if not candidates.items.size or not self.blend.asks_item_lm_about(lookup.history):
             return None
-        ranked = await self._asked(lookup, candidates, bonus, n, clock)
+        wanted = ranked_for(plan, n)
+        ranked = await self._asked(lookup, candidates, bonus, wanted, clock)
         if ranked is None:
             return None
-        if bonus is not None and len(ranked.items) < n:
+        probabilities = np.exp(ranked.log_probabilities)
+        if len(ranked.items) >= n and not plan.chooses:
+            return sourced(ranked.items, probabilities, candidates)
+        if bonus is not None and len(ranked.items) < wanted:
             candidates = boosted(candidates, bonus, self.rules.barred(lookup))
-        return behind(ranked.items, np.exp(ranked.log_probabilities), candidates)
+        return behind(ranked.items, probabilities, candidates)
 
     async def _asked(
         self,

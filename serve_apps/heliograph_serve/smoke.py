@@ -43,7 +43,7 @@ def tier_of(serving: Serving, past: Past) -> Tier:
     """Return the tier that answers whoever has a past, with every stage well."""
     if not len(past.history):
         return "popular"
-    return "generative" if serving.blend.asks_item_lm([past.history])[0] else "retrieval"
+    return "generative" if serving.blend.asks_item_lm_about(past.history) else "retrieval"
 
 
 def fault_in(served: Served, tier: Tier, count: int) -> str | None:

@@ -11,7 +11,7 @@ sampler (`ranking.evidence_sampler`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,38 +56,47 @@ def rank(
         found = candidates.items[row] != NO_ITEM
         scores[candidates.items[row, found]] += candidates.evidence[row, found]
         scores[unwanted] = -np.inf
-        scores -= np.logaddexp.reduce(scores)
+        total = np.logaddexp.reduce(scores)
+        if total > -np.inf:  # else the user has had everything
+            scores -= total
         best = largest(scores, k)
         ranking.items[row, : len(best)] = best
         ranking.scores[row, : len(best)] = scores[best]
     return ranking
 
 
-def behind(
+def sourced(
     items: NDArray[np.int32], scores: NDArray[np.float32], candidates: Candidates
 ) -> Candidates:
-    """Put the candidates that are not ranked behind those that are.
+    """Say of each ranked item who proposed it.
 
     Args:
         items: (k,) ranked items, best first.
-        scores: (k,) theirs, above 0.
-        candidates: A one-row batch, not empty, which says who proposed what; what none of it has
-            proposed came from the item LM.
+        scores: (k,) theirs.
+        candidates: A one-row batch, not empty; what none of it has proposed came from the item LM.
 
     Returns:
-        A one-row batch, its evidence used up; the score of those behind is 0.
+        A one-row batch, its evidence used up.
     """
-    by_number = np.argsort(candidates.items[0])
-    places = np.searchsorted(candidates.items[0], items, sorter=by_number)
-    places = by_number[np.minimum(places, len(by_number) - 1)]
-    known = candidates.items[0, places] == items
-    left = np.ones(len(by_number), bool)
-    left[places[known]] = False
-    rest = candidates.items[0, left]
+    is_candidate = candidates.items[0] == items[:, None]
+    places = is_candidate.argmax(axis=1)
+    known = is_candidate[np.arange(len(items)), places]
     proposers = np.where(known, candidates.proposers[0, places], FROM_ITEM_LM).astype(np.uint8)
     return Candidates(
-        np.concatenate([items, rest])[None],
-        np.concatenate([scores, np.zeros(len(rest), np.float32)])[None],
-        np.zeros((1, len(items) + len(rest)), np.float32),
-        np.concatenate([proposers, candidates.proposers[0, left]])[None],
+        items[None], scores[None], np.zeros((1, len(items)), np.float32), proposers[None]
+    )
+
+
+def behind(
+    items: NDArray[np.int32], scores: NDArray[np.float32], candidates: Candidates
+) -> Candidates:
+    """Put the candidates that are not ranked, with a score of 0, behind those that are.
+
+    See `sourced`; the scores of those that are ranked are above 0.
+    """
+    left = np.flatnonzero(~np.isin(candidates.items[0], items))
+    rest = candidates.take(left)
+    nothing = np.zeros_like(rest.scores)
+    return sourced(items, scores, candidates).followed_by(
+        replace(rest, scores=nothing, evidence=nothing)
     )
