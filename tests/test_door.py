@@ -119,6 +119,7 @@ def test_an_id_with_slashes_does_not_change_the_route() -> None:
     assert table.find("DELETE", "/v1/users/a/healthz").scope == "admin"
     assert table.find("GET", "/v1/users/../healthz/events").scope == "admin"
     assert table.find("GET", "/v1/items/a/similar").scope == "read"
+    assert table.find("GET", "/v1/items/a/b/similar").scope == "read"
 
 
 async def test_a_key_opens_what_its_scopes_say(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from heliograph.attributes import FieldError
-from heliograph.candidates import Candidates
+from heliograph.candidates import Candidates, popular_candidates
 from heliograph.catalog import Catalogue
 from heliograph.config import Rules
 from heliograph.models.popularity import Popularity
@@ -55,6 +55,16 @@ def lookup(**fields: Any) -> Lookup:
 def matched(rules: RuleBook, asked: RecommendationRequest) -> list[int]:
     found = rules.popular(lookup(excluded=NOTHING, count=9, filter=rules.read(asked).filter), None)
     return sorted(found.items[0].tolist())
+
+
+def test_what_is_not_available_here_is_left_out_wherever_it_was_found() -> None:
+    popularity = Popularity(np.arange(N_ITEMS, 0, -1, dtype=np.float32))
+    vectors = np.eye(N_ITEMS, 3, dtype=np.float32)
+    gone = np.array([3, 5], np.int32)
+    found = popular_candidates(np.array([5, 1, 3, 2], np.int32), 4, NOTHING, None)
+    rules = RuleBook(CATALOGUE, popularity, vectors, Rules(), gone)
+    assert rules.available(found).items.tolist() == [[1, 2]]
+    assert book().available(found) is found
 
 
 def test_a_request_without_rules_has_the_plan_of_the_configuration() -> None:

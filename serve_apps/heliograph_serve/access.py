@@ -25,7 +25,7 @@ SCOPE_OF: Mapping[str, Scope | None] = {
     "GET /openapi.json": None,
     "GET /v1/status": Scope.READ,
     "POST /v1/recommendations": Scope.READ,
-    "GET /v1/items/{item_id}/similar": Scope.READ,
+    "GET /v1/items/{item_id:path}/similar": Scope.READ,
     "PUT /v1/items": Scope.WRITE,
     "PUT /v1/items/availability": Scope.WRITE,
     "POST /v1/events": Scope.WRITE,

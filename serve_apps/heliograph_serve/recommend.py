@@ -53,6 +53,7 @@ from heliograph_serve.item_follower import ItemFollower
 from heliograph_serve.items import ItemsIngress
 from heliograph_serve.items import router as items_router
 from heliograph_serve.lanes import LANES, Lanes
+from heliograph_serve.recently import Recently
 from heliograph_serve.request_record import note_answer
 from heliograph_serve.rollout import Fleet, Rollouts
 from heliograph_serve.serving import Calls, Clock, Served, Serving
@@ -61,6 +62,7 @@ from heliograph_serve.tally import Load
 
 LATENCIES_KEPT = 2000
 READY_TIMEOUT_S = 2.0
+READINESS_HOLDS_S = 1.0
 SIMILAR_TIMEOUT_S = 2.0
 
 http = FastAPI(
@@ -111,6 +113,7 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress, ItemsIngress):
         self.rollouts = Rollouts(self.fleet, self.shelf)
         self.exposures = ExposureLog(partial(keep_exposures, self.store))
         self.serve = serve
+        self.readiness = Recently(self._try_stages, READINESS_HOLDS_S)
         self.meter = ProcessorMeter()
         self.started = time.monotonic()
         self.answers: Counter[Tier] = Counter()
@@ -136,7 +139,7 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress, ItemsIngress):
         return self._answer(serving, served, clock, known.is_fresh)
 
     @http.get(
-        "/v1/items/{item_id}/similar",
+        "/v1/items/{item_id:path}/similar",
         responses=ERRORS | {404: {"model": ErrorBody}, 503: {"model": ErrorBody}},
     )
     async def similar(
@@ -169,11 +172,14 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress, ItemsIngress):
 
     @http.get("/readyz", responses={503: {"model": Readiness}})
     async def ready(self, response: Response) -> Readiness:
-        """Try every stage with a small request."""
-        stages = await self.shelf.current.answering(Clock(READY_TIMEOUT_S))
-        if not stages["retrieve"]:
+        """Tell which stages answer a small request.
+
+        Nobody needs a key for this, so the stages are asked once a second at most.
+        """
+        readiness = await self.readiness.get()
+        if not readiness.ready:
             response.status_code = 503
-        return Readiness(ready=stages["retrieve"], stages=stages | {"history": await self.hears()})
+        return readiness
 
     @http.get("/v1/status")
     async def status(self) -> Status:
@@ -211,6 +217,10 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress, ItemsIngress):
                 "lost": self.exposures.lost,
             },
         )
+
+    async def _try_stages(self) -> Readiness:
+        stages = await self.shelf.current.answering(Clock(READY_TIMEOUT_S))
+        return Readiness(ready=stages["retrieve"], stages=stages | {"history": await self.hears()})
 
     def load(self) -> Load:
         """Tell what the metrics watch."""

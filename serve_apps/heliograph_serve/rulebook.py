@@ -170,6 +170,12 @@ class RuleBook:
         barred[lookup.excluded] = True
         return barred
 
+    def available(self, found: Candidates) -> Candidates:
+        """Leave out what is not available here, though it may have been where it was found."""
+        if self._available is None or self._available[found.items[0]].all():
+            return found
+        return found.take(np.flatnonzero(self._available[found.items[0]]))
+
     def popular(self, lookup: Lookup, bonus: Bonus | None) -> Candidates:
         """Return popular items, with the bonus, as a one-row batch."""
         order, eligible = self._by_popularity, self._matching_rows(lookup)

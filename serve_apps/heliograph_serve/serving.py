@@ -271,7 +271,7 @@ class Serving:
     async def _retrieved(self, lookup: Lookup, clock: Clock) -> Candidates | None:
         try:
             found = await self.retrieve.ask(lookup, clock.left_s())
-            return found.among(len(self.catalogue))
+            return self.rules.available(found.among(len(self.catalogue)))
         except StageUnavailable:
             return None
         finally:
