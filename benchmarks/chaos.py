@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -34,10 +34,12 @@ from heliograph.bundle import Bundle, open_bundle
 from heliograph.client import EndpointError
 from heliograph.config import DeploymentConfig
 from heliograph.event_store.store import EventStore
+from heliograph.workspace import write_json
 from heliograph_serve.app import APP_NAME
 from heliograph_serve.graph import running_graph
 from levels import free_port
-from suite import BUNDLES
+from machine import describe_machine
+from suite import BUNDLES, HERE
 from workload import users_of
 
 REPLICAS = 2
@@ -91,6 +93,22 @@ class Killing:
     whole_after_s: float
 
 
+@dataclass(frozen=True)
+class Noticed:
+    """What clients noticed of it."""
+
+    name: str
+    failed: int
+    lesser: int
+    """Answers of a lesser tier."""
+
+    last_s: float
+    """Until the last of both."""
+
+    whole_after_s: float
+    reasons: dict[str, int]
+
+
 def main() -> None:
     """Kill, print a line for each and the sum."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -98,9 +116,12 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=4)
     harms = [*PROCESSES, STORE]
     parser.add_argument("--only", nargs="+", choices=harms, default=harms, help="default: all")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "chaos.json")
     arguments = parser.parse_args()
+    bundle, facts = open_bundle(arguments.bundle), describe_machine()
     with postgresql() as (store, restart):
-        measure(open_bundle(arguments.bundle), arguments.clients, arguments.only, store, restart)
+        found = measure(bundle, arguments.clients, arguments.only, store, restart)
+    write_json(arguments.out, facts | {"clients": arguments.clients} | found)
 
 
 @contextmanager
@@ -126,14 +147,14 @@ def postgresql() -> Iterator[tuple[str, Callable[[], None]]]:
 
 def measure(
     bundle: Bundle, clients: int, harms: list[str], store: str, restart: Callable[[], None]
-) -> None:
-    """Serve, do harm, and look at what clients saw."""
+) -> dict[str, object]:
+    """Serve, do harm, and look at what clients saw; returns what is printed."""
     each = DeploymentConfig(min_replicas=REPLICAS, max_replicas=REPLICAS)
     settings = bundle.config.serve.model_copy(
         update={"port": free_port(), "store": store}
         | dict.fromkeys(("recommend", "retrieve", "rank"), each)
     )
-    killings = []
+    noticed = []
     with running_graph(bundle.folder, settings) as url:
         wait_until_whole()
         load = ConstantLoad(settings.port, [user.id for user in users_of(bundle)], clients)
@@ -144,19 +165,30 @@ def measure(
             time.sleep(CALM_S)
             for name in harms:
                 work = restart if name == STORE else partial(kill, PROCESSES[name])
-                killings.append(do(name, work))
-                tell(killings[-1], load)
+                noticed.append(told(do(name, work), load))
         writer.stop.set()
         thread.join()
-    asked = len(load.seen) + len(load.failures)
-    share = 100 * len(load.failures) / asked
-    print(f"{asked} requests, {len(load.failures)} failed ({share:.3f} %)", end="; ")
-    print(", ".join(f"{count} {tier}" for tier, count in tiers(load).most_common()))
+    failed, asked = len(load.failures), len(load.seen) + len(load.failures)
+    elsewhere = failed - sum(one.failed for one in noticed if one.name == "haproxy")
+    print(f"{asked} requests, {failed} failed ({100 * failed / asked:.3f} %), ", end="")
+    print(f"{elsewhere} of them not of HAProxy's ({100 * elsewhere / asked:.3f} %); ", end="")
+    tiers = Counter(one.tier for one in load.seen)
+    print(", ".join(f"{count} {tier}" for tier, count in tiers.most_common()))
     lost, repeated = asyncio.run(compare(store, writer.acknowledged))
     print(
         f"{len(writer.acknowledged)} events acknowledged, {writer.refused} sent again; "
         f"{lost} lost, {repeated} twice"
     )
+    return {
+        "killings": [asdict(one) for one in noticed],
+        "requests": asked,
+        "failed": failed,
+        "failed_without_haproxy": elsewhere,
+        "tiers": dict(tiers),
+        "events": len(writer.acknowledged),
+        "events_lost": lost,
+        "events_twice": repeated,
+    }
 
 
 def do(name: str, work: Callable[[], None]) -> Killing:
@@ -192,25 +224,24 @@ def wait_until_whole() -> None:
         time.sleep(0.2)
 
 
-def tell(killing: Killing, load: ConstantLoad) -> None:
-    """Print what clients noticed of one killing."""
+def told(killing: Killing, load: ConstantLoad) -> Noticed:
+    """Print what clients noticed of one killing, and return it."""
     failed = [one for one in load.failures if one.moment >= killing.moment]
     lesser = [
         one for one in load.seen if one.received >= killing.moment and one.tier != "generative"
     ]
     ends = [one.moment for one in failed] + [one.received for one in lesser]
-    noticed = max(ends, default=killing.moment) - killing.moment
+    last_s = max(ends, default=killing.moment) - killing.moment
     print(
         f"{killing.name:<10} {len(failed):4} failed, {len(lesser):4} of a lesser tier, the last "
-        f"{noticed:5.1f} s after; all replicas again after {killing.whole_after_s:5.1f} s"
+        f"{last_s:5.1f} s after; all replicas again after {killing.whole_after_s:5.1f} s"
     )
-    for reason, count in Counter(one.reason for one in failed).most_common():
+    reasons = Counter(one.reason for one in failed)
+    for reason, count in reasons.most_common():
         print(f"{'':<10} {count:4} times: {reason}")
-
-
-def tiers(load: ConstantLoad) -> Counter[str]:
-    """Count answers by tier."""
-    return Counter(one.tier for one in load.seen)
+    return Noticed(
+        killing.name, len(failed), len(lesser), last_s, killing.whole_after_s, dict(reasons)
+    )
 
 
 async def compare(url: str, acknowledged: list[str]) -> tuple[int, int]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -84,6 +86,10 @@ def measure(old: Bundle, new: Bundle, clients: int) -> None:
     }
     for name, (began, ended) in phases.items():
         print(line(name, load.seen, began, ended))
+    limit_ms = 2 * Figures.of(load.seen, *phases["before"]).p95
+    worst = max(phases, key=lambda name: Figures.of(load.seen, *phases[name]).longest_gap)
+    gap_ms = Figures.of(load.seen, *phases[worst]).longest_gap
+    print(f"longest gap {gap_ms:.1f} ms ({worst}); twice the p95 before is {limit_ms:.1f} ms")
     tiers = sorted({seen.tier for seen in load.seen})
     print(f"{len(load.seen)} answers, tiers {', '.join(tiers)}; {len(load.failures)} failed")
 
@@ -104,16 +110,36 @@ def wait(url: str) -> None:
         time.sleep(0.2)
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What clients saw from one moment to another, in ms."""
+
+    rate: float
+    p50: float
+    p95: float
+    p99: float
+    longest: float
+    longest_gap: float
+    """Time without an answer for anybody."""
+
+    @classmethod
+    def of(cls, seen: list[Seen], began: float, ended: float) -> Self:
+        """Take the answers between two moments."""
+        inside = [one for one in seen if began <= one.received <= ended]
+        latencies = np.array([one.latency_ms for one in inside])
+        moments = np.sort([began, *(one.received for one in inside), ended])
+        p50, p95, p99 = (float(np.percentile(latencies, q)) for q in (50, 95, 99))
+        rate, gap = len(inside) / (ended - began), float(np.diff(moments).max()) * 1000
+        return cls(rate, p50, p95, p99, float(latencies.max()), gap)
+
+
 def line(name: str, seen: list[Seen], began: float, ended: float) -> str:
-    """Say what clients saw from one moment to another: latencies in ms, the longest gap."""
-    inside = [one for one in seen if began <= one.received <= ended]
-    latencies = np.array([one.received - one.sent for one in inside]) * 1000
-    moments = np.sort([began, *(one.received for one in inside), ended])
-    p50, p95, p99 = np.percentile(latencies, (50, 95, 99))
+    """Say what clients saw from one moment to another."""
+    found = Figures.of(seen, began, ended)
     return (
-        f"{name:<13} {ended - began:6.1f} s {len(inside) / (ended - began):7.1f}/s   p50 {p50:6.1f}"
-        f"   p95 {p95:6.1f}   p99 {p99:6.1f}   max {latencies.max():7.1f}"
-        f"   longest gap {np.diff(moments).max() * 1000:7.1f} ms"
+        f"{name:<13} {ended - began:6.1f} s {found.rate:7.1f}/s   p50 {found.p50:6.1f}   "
+        f"p95 {found.p95:6.1f}   p99 {found.p99:6.1f}   max {found.longest:7.1f}   "
+        f"longest gap {found.longest_gap:7.1f} ms"
     )
 
 

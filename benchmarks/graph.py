@@ -11,7 +11,7 @@ from memory import memory_gib
 from ratios import FIRST_VISIT, GRAPH
 from workload import ITEMS, users_of
 
-CLIENTS = (1, 8, 16, 32, 64, 128)
+CLIENTS = (1, 8, 16, 32, 64, 128, 256)
 FIRST_VISIT_CLIENTS = 64
 """Every user comes once, which is soon over: more clients would measure the start."""
 

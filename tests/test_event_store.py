@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
 
+from heliograph.event_store import engine
 from heliograph.event_store.event import Event
+from heliograph.event_store.item_log import ItemLog
 from heliograph.event_store.queries import RECENT_EVENTS
 from heliograph.event_store.schema import metadata
 from heliograph.event_store.store import Appended
 from heliograph.feedback_files import user_digest
 from heliograph.workspace import InputError
+from processes import descendants
 from stores import event, happened, opened
 
 
@@ -158,6 +166,11 @@ def test_an_erased_user_is_gone_and_does_not_come_back(url: str) -> None:
             assert (await store.heard(["ann"]))[0].events == happened(event(9))
             assert len((await store.heard(["bob"]))[0].events) == 1
             assert await store.erasures() == {user_digest("ann"): 2_500_000}
+            await store.erase("bob", until_us=1)
+            both = sorted(map(user_digest, ("ann", "bob")))
+            assert await store.count_erased() == 2
+            assert await store.erased("", 9) == both
+            assert await store.erased(both[0], 9) == await store.erased(both[0], 1) == both[1:]
 
     asyncio.run(run())
 
@@ -169,6 +182,23 @@ def test_an_erasure_covers_events_of_a_clock_that_is_ahead(url: str) -> None:
             assert (await store.erase("ann", until_us=2_000_000)).until_us == 50_000_000
             assert await store.append([[event(50)]]) == [Appended(0, 0, 1)]
             assert (await store.erase("ann", until_us=60_000_000)).events == 0
+
+    asyncio.run(run())
+
+
+def test_a_second_erasure_takes_nothing_of_the_first_back(url: str) -> None:
+    async def run() -> None:
+        async with opened(url) as one, opened(url) as two:
+            await one.append([[event(1), event(50)]])  # a clock that is ahead
+            assert (await one.erase("ann", until_us=2_000_000)).until_us == 50_000_000
+            assert (await one.erase("ann", until_us=3_000_000)).until_us == 50_000_000
+            assert await one.append([[event(40), event(50)]]) == [Appended(0, 0, 2)]
+            assert await one.erasures() == {user_digest("ann"): 50_000_000}
+            later = await asyncio.gather(
+                *(store.erase("ann", 60_000_000 + n) for n, store in enumerate([one, two] * 4))
+            )
+            assert max(erased.until_us for erased in later) == 60_000_007
+            assert await two.erasures() == {user_digest("ann"): 60_000_007}
 
     asyncio.run(run())
 
@@ -267,5 +297,54 @@ def test_a_restart_of_the_database_costs_no_request(postgres_url: str, postgres:
                 )
             assert (await store.heard(["ann"]))[0].events == happened(event(1))
             assert await store.append([[event(2)]]) == [Appended(1, 0, 0)]
+
+    asyncio.run(run())
+
+
+@contextmanager
+def stopped(postgres: str) -> Iterator[None]:
+    """Stop every process of the server, so that it takes connections and answers nothing."""
+    folder = Path(str(make_url(postgres).query["host"]))
+    postmaster = int((folder / "postmaster.pid").read_text().split()[0])
+    processes = [psutil.Process(postmaster), *descendants(postmaster)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("is_used", [True, False])
+def test_a_database_that_hangs_is_an_error_and_no_wait(
+    postgres_url: str, postgres: str, monkeypatch: pytest.MonkeyPatch, is_used: bool
+) -> None:
+    monkeypatch.setattr(engine, "CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr(engine, "COMMAND_TIMEOUT_S", 1)
+
+    async def run() -> None:
+        async with opened(postgres_url) as store:
+            if is_used:  # connections are there, and hang in the middle of a statement
+                await store.append([[event(1)]])
+                await store.heard(["ann"])
+            with stopped(postgres):
+                for _ in range(2):
+                    started = time.monotonic()
+                    failures = await asyncio.gather(
+                        *(store.heard(["ann"]) for _ in range(10)),
+                        *(store.append([[event(2)]]) for _ in range(10)),
+                        store.erase("bob", 1),
+                        store.page("ann", 0, 1),
+                        ItemLog(store).after(0),
+                        return_exceptions=True,
+                    )
+                    assert all(isinstance(one, OSError | SQLAlchemyError) for one in failures)
+                    assert time.monotonic() - started < 10
+            await store.append([[event(2)]])
+            assert event(2).item_id in {
+                one.item_id for one in (await store.heard(["ann"]))[0].events
+            }
 
     asyncio.run(run())

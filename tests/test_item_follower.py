@@ -9,7 +9,7 @@ import numpy as np
 from sqlalchemy import text
 
 from heliograph.event_store.item_log import ItemLog, ItemUpdate
-from heliograph.item_changes import NO_CHANGES, Changes
+from heliograph.item_changes import NO_CHANGES, Changes, ItemState
 from heliograph_serve.item_follower import Edition, ItemFollower
 from heliograph_serve.rulebook import ChangedVectors
 from stores import opened
@@ -62,6 +62,35 @@ def test_without_the_store_what_is_there_goes_on(tmp_path: Path) -> None:
             await follower.look()
             assert await follower.lags_behind(Edition("b", 1))
             assert follower.change == 0
+
+    asyncio.run(run())
+
+
+class Hangs(ItemLog):
+    """A log whose database takes its time to say that it does not answer."""
+
+    reads = 0
+
+    async def after(self, change: int) -> list[ItemState]:
+        """Fail, after a while."""
+        self.reads += 1
+        await asyncio.sleep(0.1)
+        raise TimeoutError
+
+
+def test_whoever_waits_for_a_read_that_fails_does_not_wait_for_another(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with opened(f"sqlite:///{tmp_path}/events.sqlite") as store:
+            log = Hangs(store)
+            follower = ItemFollower(log, Applied())
+            many = [follower.catch_up() for _ in range(20)]
+            failures = await asyncio.gather(*many, return_exceptions=True)
+            assert all(isinstance(one, OSError) for one in failures)
+            assert log.reads == 1
+            assert all(
+                await asyncio.gather(*(follower.lags_behind(Edition("b", 1)) for _ in "abc"))
+            )
+            assert log.reads == 2  # who comes later tries again
 
     asyncio.run(run())
 

@@ -11,6 +11,8 @@ import httpx
 BUSY = (408, 429, 500, 502, 503, 504)
 """Statuses that say nothing of the request, and may be another a moment later."""
 
+SHOWN = 200
+"""Characters of an unexpected answer that an error shows."""
 
 KEY_VARIABLE = "HELIOGRAPH_KEY"
 """Environment variable that holds the API key, where the endpoint wants one."""
@@ -22,6 +24,14 @@ class EndpointError(RuntimeError):
 
 class EndpointUnavailable(EndpointError):
     """Nothing answers, or it asks to be left alone for a moment: trying again may help."""
+
+
+class RequestRefused(EndpointError):
+    """The endpoint has read the request and says what is wrong with it."""
+
+
+class RequestTooLarge(EndpointError):
+    """The endpoint, or what stands in front of it, does not take so much at once."""
 
 
 def recommend(url: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -38,9 +48,17 @@ def post_events(url: str, events: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Raises:
         EndpointUnavailable: The endpoint is away or overloaded; sending again does no harm.
-        EndpointError: It refuses the events.
+        RequestTooLarge: Fewer events at once may be taken.
+        RequestRefused: It refuses the events.
+        EndpointError: What came says nothing of the events.
     """
-    return _call("POST", f"{url.rstrip('/')}/v1/events", {"events": list(events)})
+    answer = _call("POST", f"{url.rstrip('/')}/v1/events", {"events": list(events)})
+    if not {"new", "repeated", "erased"} <= answer.keys():
+        raise EndpointError(
+            f"{url} answered {str(answer)[:SHOWN]}, but counts of new, repeated and erased events "
+            "were expected; is it a heliograph endpoint?"
+        )
+    return answer
 
 
 def put_items(url: str, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -142,15 +160,37 @@ def _call(
             f"nothing answers at {url} ({error}); is `heliograph serve` running there?"
         ) from error
     if reply.status_code in BUSY and reply.status_code not in answers:
-        raise EndpointUnavailable(f"{url} is busy ({reply.status_code}): {reply.text[:200]}")
+        raise EndpointUnavailable(f"{url} is busy ({reply.status_code}): {reply.text[:SHOWN]}")
     try:
         answer = reply.json()
     except ValueError as error:
-        raise EndpointError(
-            f"{url} answered {reply.status_code} with something that is not JSON; "
-            "is it a heliograph endpoint?"
-        ) from error
+        raise _without_json(url, reply) from error
     if reply.is_error and reply.status_code not in answers:
-        message = answer.get("error", {}).get("message", reply.text)
-        raise EndpointError(f"{url} refused the request ({reply.status_code}): {message}")
-    return dict(answer)
+        raise _refusal(url, reply.status_code, answer)
+    if not isinstance(answer, dict):
+        raise _without_json(url, reply)
+    return answer
+
+
+def _without_json(url: str, reply: httpx.Response) -> EndpointError:
+    if reply.status_code == 413:
+        return RequestTooLarge(f"{url} refused the request (413): {reply.text[:SHOWN]}")
+    return EndpointError(
+        f"{url} answered {reply.status_code} with something that is not JSON of ours "
+        f"({reply.text[:SHOWN]!r}); is a heliograph endpoint there?"
+    )
+
+
+def _refusal(url: str, status: int, answer: object) -> EndpointError:
+    error = answer.get("error") if isinstance(answer, dict) else None
+    error = error if isinstance(error, dict) else {}
+    is_ours = {"code", "message"} <= error.keys()
+    told = error["message"] if is_ours else str(answer)[:SHOWN]
+    message = f"{url} refused the request ({status}): {told}"
+    if status == 413:
+        return RequestTooLarge(message)
+    if is_ours and status in (400, 422):
+        return RequestRefused(message)
+    if status in (401, 403):
+        message += f"; the key is read from the environment variable {KEY_VARIABLE}"
+    return EndpointError(message)

@@ -75,7 +75,7 @@ def export(
 def import_command(
     url: Annotated[str, typer.Argument(help="Of a running graph, e.g. http://127.0.0.1:8000")],
     source: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines; - for a pipe.")],
-    follow: Annotated[bool, typer.Option(help="Go on as the file grows.")] = False,
+    follow: Annotated[bool, typer.Option(help="Go on as the file grows and is rotated.")] = False,
     offsets: Annotated[
         Path | None, typer.Option(help="Where the place in the file is noted. [FILE.offset]")
     ] = None,
@@ -110,8 +110,10 @@ def import_command(
 
 def _url(config: HeliographConfig) -> str:
     from heliograph.event_store.engine import store_url
+    from heliograph.workspace import make_folder
 
     bundles = config.workspace / "bundles"
     if config.serve.store is None:
-        bundles.mkdir(parents=True, exist_ok=True)
+        make_folder(config.workspace, "workspace")
+        bundles.mkdir(exist_ok=True)
     return store_url(config.serve, bundles)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from heliograph.workspace import digest_of, hash_file
+from heliograph.workspace import InputError, digest_of, hash_file
 
 ERASURES_FILE = "_erased.parquet"
 """Begins with an underscore: it is no data of the folder, which any reader of events may read."""
@@ -74,11 +74,20 @@ def read_parts(folder: Path, schema: pa.Schema) -> pa.Table:
 
 
 def read_erasures(folder: Path) -> dict[str, int]:
-    """Return who has been erased, and until when."""
+    """Return who has been erased, and until when.
+
+    Raises:
+        InputError: The file is broken.
+    """
     path = folder / ERASURES_FILE
     if not path.is_file():
         return {}
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{path} cannot be read ({error}); delete it, the next export writes it anew"
+        ) from error
     pairs = zip(table["user_digest"].to_pylist(), table["erased_us"].to_pylist(), strict=True)
     return dict(pairs)
 
@@ -87,12 +96,26 @@ def obey_erasures(erasures: Erasures, folder: Path) -> int:
     """Erase users from the parts and remember them in the folder; returns the events erased.
 
     The parts come first: if this is interrupted, the next call does what is left.
+
+    Raises:
+        InputError: A part is broken; all others have been dealt with.
     """
     known = read_erasures(folder)
     new = {digest: until for digest, until in erasures.items() if known.get(digest, -1) < until}
     if not new:
         return 0
-    erased = sum(_erase_from(part, new) for part in parts(folder))
+    erased = 0
+    broken = []
+    for part in parts(folder):
+        try:
+            erased += _erase_from(part, new)
+        except (pa.ArrowException, OSError) as error:
+            broken.append(f"{part} ({error})")
+    if broken:
+        raise InputError(
+            f"users cannot be erased from {', '.join(broken)}; bring the file back from a backup, "
+            f"or move the folder {folder} away, and the next export writes all of it anew"
+        )
     merged = known | new
     columns = [pa.array(list(merged)), pa.array(list(merged.values()), pa.int64())]
     _write(pa.table(columns, _ERASURES.names).cast(_ERASURES), folder / ERASURES_FILE)

@@ -106,6 +106,8 @@ class Stage(Generic[Query, Answer]):
             if now < self._retry_at:
                 raise StageUnavailable(f"{self.name} is failing")
             self._retry_at = now + PAUSE_S  # this request is the one that tries
+        if timeout_s <= 0:
+            raise StageUnavailable(f"there is no time left for {self.name}")
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         name = self._queue_of(query)
         self._queues[name].waiting.append((query, done))

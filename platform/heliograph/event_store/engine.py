@@ -25,6 +25,14 @@ DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 BUSY_TIMEOUT_S = 30
 """A writer of another process may hold the SQLite file for so long before waiting is an error."""
 
+CONNECT_TIMEOUT_S = 5
+"""A PostgreSQL server that is well takes a connection in milliseconds, from far away in one second;
+one that hangs, or a firewall that drops packets, would keep us waiting for minutes."""
+
+COMMAND_TIMEOUT_S = 10
+"""Of one statement, its wait for locks included. The longest of ours, a thousand events in or the
+100,000 rows of an exported part out, take a second or two."""
+
 POOL_SIZE = 4
 """Connections for reading and as many for writing, a replica."""
 
@@ -80,12 +88,19 @@ def require_usable(url: str) -> None:
 def open_engines(url: str) -> Engines:
     """Prepare connections; none is made before the first statement."""
     parsed = make_url(url)
+    is_postgresql = parsed.drivername == "postgresql"
+    # past either a call ends with a TimeoutError, which is an OSError
+    patience = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": COMMAND_TIMEOUT_S}
+    connect_args = patience if is_postgresql else {}
     writing = create_async_engine(
-        parsed.set(drivername=DRIVERS[parsed.drivername]), pool_size=POOL_SIZE
+        parsed.set(drivername=DRIVERS[parsed.drivername]),
+        pool_size=POOL_SIZE,
+        connect_args=connect_args,
     )
-    if parsed.drivername == "postgresql":
+    if is_postgresql:
         reading = create_async_engine(
             writing.url,
+            connect_args=connect_args,
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
             pool_size=POOL_SIZE,

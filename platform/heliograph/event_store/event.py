@@ -103,7 +103,9 @@ class NewEvent(BaseModel):
     """A number that belongs to the event, such as a rating or a price."""
 
     event_id: Identifier | None = None
-    """The same id is the same event, however often it is sent; default: a hash of the content."""
+    """The same id is the same event, however often it is sent; default: a hash of the content. With
+    neither this nor a timestamp it is a new event each time it arrives, and what is sent once may
+    arrive twice."""
 
 
 def kept_as(new: NewEvent, config: EventsConfig, key: bytes | None, now_us: int) -> Event:

@@ -87,11 +87,20 @@ async def erase_from_exports(store: EventStore, erased: Erasures) -> dict[str, i
     Returns:
         Folder -> events erased; None where the folder cannot be reached from here, so that it is
         left to the next export or build there.
+
+    Raises:
+        InputError: A file is broken; all others have been dealt with.
     """
-    return {
-        folder: await asyncio.to_thread(_erase_from, Path(folder), erased)
-        for folder in await store.export_folders()
-    }
+    found: dict[str, int | None] = {}
+    problems = []
+    for folder in await store.export_folders():
+        try:
+            found[folder] = await asyncio.to_thread(_erase_from, Path(folder), erased)
+        except (InputError, OSError) as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError("; ".join(problems))
+    return found
 
 
 def fetch_feedback(config: HeliographConfig) -> Path | None:

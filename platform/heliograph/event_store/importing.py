@@ -7,7 +7,10 @@ hold an id or a time, by which the store knows it again.
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +21,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from heliograph import client
-from heliograph.client import EndpointError, EndpointUnavailable
+from heliograph.client import (
+    EndpointError,
+    EndpointUnavailable,
+    RequestRefused,
+    RequestTooLarge,
+)
 from heliograph.event_store.event import NewEvent
 from heliograph.workspace import InputError, write_json
 
@@ -27,8 +35,18 @@ MAX_LINE_BYTES = 1 << 20
 LOOK_AGAIN_S = 0.2
 """Time between two looks at a file that has not grown."""
 
+LINGER_S = 5.0
+"""A file that was rotated is over when nobody has written to it for so long: who writes hears of
+the rotation some time after it."""
+
 LONGEST_PAUSE_S = 10.0
 STANDARD_INPUT = Path("-")
+HEAD_BYTES = 256
+"""What a file begins with tells it from another one that got its inode."""
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -77,38 +95,84 @@ class Importer:
 
         Raises:
             InputError: There is no such file.
-            EndpointError: The endpoint does not answer for too long, or refuses every event.
+            EndpointError: The endpoint does not answer for too long, or with something that says
+                nothing of the events; they are not noted as sent.
         """
         if source == STANDARD_INPUT:
-            self._send_all(blocks(0, follow=False, start=0), None)
+            self._send_all(blocks(0), None)
             return self.done
         if not source.is_file():
             raise InputError(f"no file at {source}; pass a file of JSON lines, or - for a pipe")
-        file = os.open(source, os.O_RDONLY)
-        try:
-            identity = os.fstat(file).st_ino
-            start = self._resume(identity, os.fstat(file).st_size)
-            os.lseek(file, start, os.SEEK_SET)
-            self._send_all(blocks(file, follow, start), identity)
-        finally:
-            os.close(file)
-        return self.done
+        file, start = self._resume(source)
+        while True:
+            try:
+                self._note(file, start)
+                os.lseek(file, start, os.SEEK_SET)
+                self._send_all(blocks(file, start, source if follow else None), file)
+                finished = os.fstat(file)
+            finally:
+                os.close(file)
+            if not follow and _is_at(source, finished) is not False:
+                return self.done
+            file, start = self._open_next(source, finished), 0
 
-    def _send_all(self, read: Iterator[list[Line]], identity: int | None) -> None:
+    def _send_all(self, read: Iterator[list[Line]], file: int | None) -> None:
         for lines in read:
             for start in range(0, len(lines), self.batch):
                 some = lines[start : start + self.batch]
                 self._send([event for line in some if (event := self._event(line.text))])
-                if self.offsets is not None and identity is not None:
-                    write_json(self.offsets, {"file": identity, "offset": some[-1].end})
+                if file is not None:
+                    self._note(file, some[-1].end)
 
-    def _resume(self, identity: int, size: int) -> int:
-        """Return the noted place in the input; the start, if it is another file by now."""
+    def _note(self, file: int, offset: int) -> None:
+        if self.offsets is not None:
+            place = {"file": os.fstat(file).st_ino, "offset": offset, "head": _head(file, offset)}
+            write_json(self.offsets, place)
+
+    def _resume(self, source: Path) -> tuple[int, int]:
+        """Open the file that was being sent, wherever it was moved to beside the source.
+
+        Returns:
+            File descriptor and the noted place in it; if it is gone, the source and its start.
+        """
         if self.offsets is None or not self.offsets.is_file():
-            return 0
+            return os.open(source, os.O_RDONLY), 0
         noted = json.loads(self.offsets.read_text())
-        is_same = noted["file"] == identity and noted["offset"] <= size
-        return int(noted["offset"]) if is_same else 0
+        beside = os.scandir(source.parent)
+        moved = [Path(one.path) for one in beside if one.inode() == noted["file"]]
+        for path in (source, *moved):
+            file, offset = os.open(path, os.O_RDONLY), int(noted["offset"])
+            found = os.fstat(file)
+            is_same = found.st_ino == noted["file"] and found.st_size >= offset
+            if is_same and _head(file, offset) == noted.get("head"):
+                return file, offset
+            os.close(file)
+        logger.warning(
+            "the file that %s speaks of is neither %s nor beside it: if it had lines behind byte "
+            "%d, import them by themselves; beginning with %s at its start",
+            *(self.offsets, source, noted["offset"], source),
+        )
+        return os.open(source, os.O_RDONLY), 0
+
+    def _open_next(self, source: Path, finished: os.stat_result) -> int:
+        """Open what was begun after a finished file: the oldest that was written to later.
+
+        That is the source, but for rotations that nobody followed: `clicks.jsonl.1` comes first.
+        """
+        ours = {one.resolve() for one in (self.offsets, self.rejected, source) if one is not None}
+        while True:
+            try:
+                later = {
+                    path.stat().st_mtime_ns: path
+                    for path in source.parent.glob(f"{glob.escape(source.name)}*")
+                    if path.resolve() not in ours
+                    and path.suffix not in COMPRESSED
+                    and path.is_file()
+                }
+                rotated = [moment for moment in later if moment > finished.st_mtime_ns]
+                return os.open(later[min(rotated)] if rotated else source, os.O_RDONLY)
+            except FileNotFoundError:  # rotated at this moment
+                time.sleep(LOOK_AGAIN_S)
 
     def _event(self, text: bytes) -> dict[str, Any] | None:
         """Return the event in a line, or None after writing down why there is none."""
@@ -135,19 +199,33 @@ class Importer:
             return
         try:
             answer = self._patiently(events)
-        except EndpointError as error:
-            if isinstance(error, EndpointUnavailable):
-                raise
-            if len(events) == 1:
-                self._reject(json.dumps(events[0]).encode(), str(error))
-                return
-            middle = len(events) // 2  # the endpoint is stricter than we are: find the line
-            self._send(events[:middle])
-            self._send(events[middle:])
+        except (RequestRefused, RequestTooLarge) as error:
+            self._send_in_parts(events, error)
             return
+        except EndpointUnavailable:
+            raise
+        except EndpointError as error:
+            raise EndpointError(
+                f"{error}; that says nothing of the events, so none of them is set aside: put it "
+                "right and start the import again, it goes on with them"
+            ) from error
         self.done.new += answer["new"]
         self.done.repeated += answer["repeated"]
         self.done.erased += answer["erased"]
+
+    def _send_in_parts(self, events: Sequence[dict[str, Any]], error: EndpointError) -> None:
+        """Find the events that the endpoint does not take: it is stricter than we are."""
+        if len(events) > 1:
+            middle = len(events) // 2
+            self._send(events[:middle])
+            self._send(events[middle:])
+        elif isinstance(error, RequestRefused):
+            self._reject(json.dumps(events[0]).encode(), str(error))
+        else:
+            raise EndpointError(
+                f"{error}; a single event is more than it takes: raise serve.limits.body_bytes, or "
+                "the limit of what stands in front, and start the import again"
+            ) from error
 
     def _patiently(self, events: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Post events, again and again while the endpoint is away or overloaded."""
@@ -168,16 +246,23 @@ class Importer:
             file.write(json.dumps(row) + "\n")
 
 
-def blocks(file: int, follow: bool, start: int) -> Iterator[list[Line]]:
+def blocks(file: int, start: int = 0, followed: Path | None = None) -> Iterator[list[Line]]:
     """Yield the whole lines of a file descriptor as they come.
 
     What a pipe has is sent at once, and what came meanwhile together in the next block. At the end
-    of the input a last line without a line break counts; with `follow` there is no end.
+    of the input a last line without a line break counts. A file that is followed ends when another
+    one has taken its path and nobody writes to it any more, or when it has become shorter.
+
+    Args:
+        file: To read from, at the place where it stands.
+        start: That place, bytes from the start of the file.
+        followed: Path of the file, if more is to come.
 
     Raises:
-        InputError: A line is longer than a megabyte, or a file that is followed has shrunk.
+        InputError: A line is longer than a megabyte.
     """
     rest, end = b"", start
+    replaced_at: float | None = None
     while True:
         read = os.read(file, READ_BYTES)
         *texts, rest = (rest + read).split(b"\n")
@@ -189,11 +274,32 @@ def blocks(file: int, follow: bool, start: int) -> Iterator[list[Line]]:
             yield lines
         if len(rest) > MAX_LINE_BYTES:
             raise InputError(f"the line at byte {end} is longer than {MAX_LINE_BYTES} bytes")
-        if not read and not follow:
+        if read:
+            replaced_at = None
+            continue
+        if followed is None:
             break
-        if not read:
-            if os.fstat(file).st_size < end + len(rest):
-                raise InputError("the file has become shorter while it was followed; start again")
-            time.sleep(LOOK_AGAIN_S)
+        found = os.fstat(file)
+        if found.st_size < end + len(rest):
+            logger.warning("%s has become shorter: beginning at its start again", followed)
+            break
+        if _is_at(followed, found) is False:
+            replaced_at = replaced_at or time.monotonic()
+            if time.monotonic() - replaced_at >= LINGER_S:
+                break
+        time.sleep(LOOK_AGAIN_S)
     if rest:
         yield [Line(rest, end + len(rest))]
+
+
+def _is_at(path: Path, file: os.stat_result) -> bool | None:
+    """Tell whether a file is the one at a path; None: there is none at the moment."""
+    try:
+        return os.path.samestat(path.stat(), file)
+    except FileNotFoundError:
+        return None
+
+
+def _head(file: int, offset: int) -> str:
+    begins = os.pread(file, min(offset, HEAD_BYTES), 0)
+    return hashlib.blake2b(begins, digest_size=16).hexdigest()

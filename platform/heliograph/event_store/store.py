@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, Executable, Row, delete, func, select, text
+from sqlalchemy import Engine, Executable, Row, case, delete, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -86,15 +86,26 @@ class EventStore:
         self.insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
         self._is_sqlite = dialect == "sqlite"
         self._is_ready = False
-        self._preparing = asyncio.Lock()
+        self._preparing: asyncio.Task[None] | None = None
 
     async def ready(self) -> None:
-        """Bring the schema up to date, once."""
-        if not self._is_ready:
-            async with self._preparing:
-                if not self._is_ready:
-                    await migrate(self.engines.writing)
-                    self._is_ready = True
+        """Bring the schema up to date, once.
+
+        Whoever asks meanwhile waits for the same attempt: one after the other they would wait for
+        a database that hangs as often as there are requests.
+        """
+        if self._is_ready:
+            return
+        if self._preparing is None:
+            self._preparing = asyncio.create_task(self._prepare())
+        await asyncio.shield(self._preparing)
+
+    async def _prepare(self) -> None:
+        try:
+            await migrate(self.engines.writing)
+            self._is_ready = True
+        finally:
+            self._preparing = None
 
     async def close(self) -> None:
         """Close every connection."""
@@ -165,10 +176,13 @@ class EventStore:
         newest = await connection.scalar(select(func.max(events.c.time_us)).where(of_user))
         until_us = max(until_us, newest or 0)
         insert = self.insert(erasures).values(user_digest=user_digest(user_id), erased_us=until_us)
-        await connection.execute(
+        before, now = erasures.c.erased_us, insert.excluded.erased_us
+        until_us = await connection.scalar(
             insert.on_conflict_do_update(
-                index_elements=["user_digest"], set_={"erased_us": insert.excluded.erased_us}
-            )
+                # what an earlier erasure refuses stays refused
+                index_elements=["user_digest"],
+                set_={"erased_us": case((before > now, before), else_=now)},
+            ).returning(before)
         )
         forgotten = await connection.execute(delete(events).where(of_user))
         unseen = await connection.execute(delete(exposures).where(exposures.c.user_id == user_id))
@@ -178,6 +192,19 @@ class EventStore:
         """Return every erased user's digest, and the time until which the events are erased."""
         rows = await self.read(select(erasures))
         return {row.user_digest: row.erased_us for row in rows}
+
+    async def count_erased(self) -> int:
+        """Return how many users have been erased."""
+        ((count,),) = await self.read(select(func.count()).select_from(erasures))
+        return int(count)
+
+    async def erased(self, after: str, limit: int) -> list[str]:
+        """Return digests of erased users, in order, from behind one on; "" is before all."""
+        digests = erasures.c.user_digest
+        rows = await self.read(
+            select(digests).where(digests > after).order_by(digests).limit(limit)
+        )
+        return [digest for (digest,) in rows]
 
     async def export_folders(self) -> list[str]:
         """Return the folders that events have been exported to."""
