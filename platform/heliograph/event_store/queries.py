@@ -39,13 +39,13 @@ ROWS = select(
 """Position and fields of events."""
 
 
-def _heard() -> Select[*tuple[Any, ...]]:
+def _heard(users: Any, digests: Any) -> Select[*tuple[Any, ...]]:
     columns = events.c
     recency = func.row_number().over(
         partition_by=columns.user_id, order_by=(columns.time_us.desc(), columns.position.desc())
     )
-    of_users = columns.user_id.in_(bindparam("users", expanding=True))
     wanted = (columns.position, columns.user_id, columns.item_id, columns.time_us, columns.type)
+    of_users = columns.user_id.in_(users)
     newest = select(*wanted, recency.label("recency")).where(of_users).subquery()
     kept = select(*(newest.c[column.name] for column in wanted))
     erased = select(
@@ -57,15 +57,22 @@ def _heard() -> Select[*tuple[Any, ...]]:
     )
     both = union_all(
         kept.where(newest.c.recency <= RECENT_EVENTS),
-        erased.where(erasures.c.user_digest.in_(bindparam("digests", expanding=True))),
+        erased.where(erasures.c.user_digest.in_(digests)),
     ).subquery()
     return select(both).order_by(both.c.position.is_(None).desc(), both.c.time_us, both.c.position)
 
 
-HEARD = _heard()
+def _in_json(name: str) -> Select[Any]:
+    return select(func.json_each(bindparam(name)).table_valued("value").c.value)
+
+
+HEARD = _heard(bindparam("users", expanding=True), bindparam("digests", expanding=True))
 """Position, user, item, time and type of the newest events of each of the `users`, oldest first.
 Before them, without a position, the erasures among `digests`: the digest stands for the user, the
 time is until when events are erased."""
+
+HEARD_BY_JSON = _heard(_in_json("users"), _in_json("digests"))
+"""The same for SQLite, with both as JSON arrays: the statement is the same for any number."""
 
 
 # Not max(position): an erasure may have taken the last events away.

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from heliograph.event_store.engine import empty_log, open_engines
 from heliograph.event_store.event import Event, Occurrence
+from heliograph.event_store.local import LocalLookUp
 from heliograph.event_store.migrating import migrate
 from heliograph.event_store.queries import (
     HEARD,
@@ -85,6 +86,8 @@ class EventStore:
         dialect = self.engines.writing.dialect.name
         self.insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
         self._is_sqlite = dialect == "sqlite"
+        reading = self.engines.reading
+        self._local = LocalLookUp(reading) if isinstance(reading, Engine) else None
         self._is_ready = False
         self._preparing: asyncio.Task[None] | None = None
 
@@ -134,15 +137,20 @@ class EventStore:
     async def heard(self, user_ids: Sequence[str]) -> list[Heard]:
         """Return what is known of each user, in one indexed read."""
         digests = {user_digest(user): user for user in user_ids}
-
         found = {user: Heard() for user in user_ids}
-        rows = await self.read(HEARD, {"users": list(found), "digests": list(digests)})
+        rows = await self._heard(list(found), list(digests))
         for position, user, item_id, time_us, kind in rows:
             if position is None:
                 found[digests[user]] = Heard([], time_us)
             else:
                 found[user].events.append(Occurrence(item_id, time_us, kind))
         return [found[user] for user in user_ids]
+
+    async def _heard(self, users: list[str], digests: list[str]) -> Sequence[Any]:
+        if self._local is None:
+            return await self.read(HEARD, {"users": users, "digests": digests})
+        await self.ready()
+        return self._local.rows(users, digests)
 
     async def page(self, user_id: str, after: int, limit: int) -> list[Stored]:
         """Return a user's events in the order of arrival, from behind a position on."""
