@@ -11,11 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from heliograph.bundle import METRICS_FILE, open_bundle
+from heliograph.cli import run_stages
+from heliograph.comparison import NOBODY
+from heliograph.config import EmbeddingConfig
 from heliograph.model_stages import read_epochs
 from heliograph.models.item_lm_run import best_epoch
 from heliograph.models.popularity import Popularity
 from heliograph.models.transitions import Transitions
-from small_shop import ITEMS, STEPS, USERS, build_shop
+from heliograph.workspace import InputError, resolve
+from small_shop import ITEMS, STEPS, USERS, build_shop, item_id
 
 pytestmark = pytest.mark.cluster
 EXAMPLE = Path(__file__).parent.parent / "examples" / "your_own_data"
@@ -109,6 +113,36 @@ def test_a_new_item_is_the_only_one_embedded_and_moves_the_numbers_of_all_others
     models = copy.parent / "workspace" / "models"
     assert Transitions.load(models / "transitions").evidence.shape == (ITEMS + 1, ITEMS + 1)
     assert Popularity.load(models / "popularity").ranking[-1] == 0
+
+
+def test_a_shop_that_has_just_opened_is_built_and_nobody_is_evaluated(
+    embedded_shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(embedded_shop, tmp_path / "new"))
+    rows = [f"user-{user},{item_id(user + step)},{step}" for user in range(9) for step in range(2)]
+    events = ["user_id,item_id,timestamp", *rows[:5], "user-9,a,line,too,long", *rows[5:]]
+    (folder / "events.csv").write_text("\n".join(events))
+    made = run_stages(folder / "shop.yaml", ["train.epochs=2"], until="bundle")
+    assert made is not None and open_bundle(made).metrics()["skipped"] == NOBODY
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"note: {NOBODY}" in printed and "18 events, 9 users, 1 rejected" in printed
+    refused = pq.read_table(folder / "workspace/events/rejected_events.parquet").to_pylist()
+    assert [(row["reason"], json.loads(row["row"])) for row in refused] == [
+        ("5 values, where the header has 3", {"file": "events.csv", "place": "row 7"})
+    ]
+
+
+def test_an_encoder_that_cannot_be_loaded_is_an_error_that_names_it(
+    embedded_shop: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(embedded_shop, tmp_path / "shop"))
+    encoder = Path(shutil.copytree(resolve(EmbeddingConfig().encoder), folder / "encoder"))
+    (encoder / "model.safetensors").write_bytes(b"cut off")
+    with (folder / "shop.yaml").open("a") as file:
+        file.write("embedding: {encoder: ./encoder}\n")
+    with pytest.raises(InputError, match=f"encoder {encoder} cannot be loaded: ") as caught:
+        build_shop(folder / "shop.yaml", until="embed")
+    assert type(caught.value) is InputError
 
 
 def test_your_own_data_is_read_the_same_from_csv_and_parquet(

@@ -26,7 +26,13 @@ from heliograph.bundle import (
 )
 from heliograph.catalog import ITEMS_FILE
 from heliograph.cleaning import Cleaning, Kept
-from heliograph.config import HeliographConfig, ItemLMConfig, TransitionsConfig
+from heliograph.config import (
+    EmbeddingConfig,
+    HeliographConfig,
+    ItemLMConfig,
+    SplitsConfig,
+    TransitionsConfig,
+)
 from heliograph.config_file import parse_config
 from heliograph.history import HISTORIES_FILE, write_histories
 from heliograph.index import VectorIndex
@@ -118,8 +124,43 @@ def test_the_same_content_is_the_same_bundle(bundles: Path, tmp_path: Path) -> N
     assert sorted(path.name for path in bundles.iterdir()) == sorted([again.name, LATEST])
 
 
-def test_no_path_of_the_building_machine_is_in_a_bundle(bundles: Path) -> None:
-    assert "/data" not in (open_bundle(bundles).folder / "config.yaml").read_text()
+def test_no_path_of_the_building_machine_is_in_a_bundle(tmp_path: Path) -> None:
+    given = SplitsConfig(given="/data/given.csv")
+    settings = config("shop").model_copy(update={"splits": given, "workspace": Path("/data/w")})
+    (tmp_path / "parts").mkdir()
+    folder = write_bundle(write_parts(tmp_path / "parts"), settings, tmp_path / "bundles")
+    assert "/data" not in (folder / "config.yaml").read_text()
+    assert open_bundle(folder).config.splits.given == "given.csv"
+
+
+def test_an_encoder_that_is_a_folder_is_found_by_the_graph(tmp_path: Path) -> None:
+    encoder = EmbeddingConfig(encoder="/models/encoder")
+    settings = config("shop").model_copy(update={"embedding": encoder})
+    (tmp_path / "parts").mkdir()
+    folder = write_bundle(write_parts(tmp_path / "parts"), settings, tmp_path / "bundles")
+    assert open_bundle(folder).config.embedding == encoder
+
+
+def test_the_name_of_the_newest_bundle_is_never_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "parts").mkdir()
+    parts, bundles = write_parts(tmp_path / "parts"), tmp_path / "bundles"
+    older = write_bundle(parts, config("older"), bundles)
+
+    write = Path.write_text
+
+    def full(path: Path, text: str, encoding: str | None = None) -> int:
+        if LATEST not in path.name:
+            return write(path, text, encoding)
+        write(path, text[: len(text) // 2])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="no space"):
+        write_bundle({}, config("newer"), bundles)
+    monkeypatch.undo()
+    assert open_bundle(bundles).folder == older
 
 
 @pytest.mark.parametrize("name", [ITEMS_FILE, "index/als.faiss", "models/item_lm/hf/config.json"])

@@ -6,26 +6,29 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from heliograph import cli
 from heliograph.build import STAGES
 
-COMMANDS = [
-    *STAGES,
-    "build",
-    "serve",
-    "deploy",
-    "rollback",
-    "report",
-    "recommend",
-    "doctor",
-    "version",
-]
-EVENT_COMMANDS = ["events migrate", "events export", "events import"]
+
+def commands(command: Any, *path: str) -> list[str]:
+    """Return every command below one, in the order in which help lists them."""
+    inner: Mapping[str, Any] = getattr(command, "commands", {})
+    if not inner:
+        return [" ".join(path)]
+    names = command.list_commands(None)
+    return [found for name in names for found in commands(inner[name], *path, name)]
+
+
+cli.add_commands()
+COMMANDS = commands(get_command(cli.app))
 
 
 def run(
@@ -49,13 +52,32 @@ def shop_without_data(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *EVENT_COMMANDS])
+def test_commands_are_listed_as_the_data_flows() -> None:
+    groups = list(dict.fromkeys(command.split()[0] for command in COMMANDS))
+    assert groups == list(cli.ORDER)
+    assert [command for command in groups if command in STAGES] == list(STAGES)
+    inner = {"events import", "experiment start", "items put", "keys add", "status", "tune promote"}
+    assert inner <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_every_command_shows_an_example(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, printed = run(capsys, monkeypatch, *command.split(), "--help")
     assert code == 0
-    assert "Example:" in printed and f"heliograph {command}" in printed
+    typed = command.removesuffix(" search")  # the default of `tune`, which is not typed
+    assert "Example:" in printed and f"heliograph {typed}" in printed
+
+
+def test_the_help_lists_the_stages_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, printed = run(capsys, monkeypatch, "--help")
+    places = [
+        printed.index(f" {name} ") for name in ("ingest", "bundle", "serve", "deploy", "keys")
+    ]
+    assert places == sorted(places)
 
 
 def test_a_missing_configuration_is_one_line(

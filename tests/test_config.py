@@ -14,6 +14,7 @@ from heliograph.config_file import (
     load_config,
     override_serve,
     parse_config,
+    read_mapping,
     setting_paths,
 )
 from heliograph.event_store.engine import store_url
@@ -47,6 +48,48 @@ def test_relative_paths_are_anchored_to_the_folder_of_the_file(file: Path) -> No
     assert config.events.path == str(file.parent / "events.csv")
 
 
+@pytest.mark.parametrize(
+    ("encoder", "expected"),
+    [
+        ("./enc", "{folder}/enc"),
+        ("../enc", "{folder}/../enc"),
+        ("/models/enc", "/models/enc"),
+        ("~/enc", "{home}/enc"),
+        ("org/name", "org/name"),
+        ("name", "name"),
+        ("package://some/model", "package://some/model"),
+    ],
+)
+def test_an_encoder_that_is_a_path_is_anchored_and_a_hub_id_is_not(
+    file: Path, encoder: str, expected: str
+) -> None:
+    found = load_config(file, [f"embedding.encoder={encoder}"]).embedding.encoder
+    assert found == expected.format(folder=file.parent, home=Path.home())
+
+
+@pytest.mark.parametrize("key", ["workspace", "items.path", "events.path", "splits.given"])
+def test_a_path_may_begin_at_home(file: Path, key: str) -> None:
+    found: object = load_config(file, [f"{key}=~/shop"])
+    for name in key.split("."):
+        found = getattr(found, name)
+    assert str(found) == str(Path.home() / "shop")
+
+
+@pytest.mark.parametrize(
+    "key", ["workspace", "items.path", "events.path", "splits.given", "embedding.encoder"]
+)
+@pytest.mark.parametrize("url", ["s3://bucket/x", "gs://bucket/x", "file:///data/x"])
+def test_a_url_is_no_path_and_the_error_says_to_mount_it(file: Path, key: str, url: str) -> None:
+    with pytest.raises(ConfigError, match=r"mounted folders .*mount it") as caught:
+        load_config(file, [f"{key}={url}"])
+    assert f"  {key}: " in str(caught.value) and f"got '{url}'" in str(caught.value)
+
+
+def test_a_workspace_is_not_inside_a_package(file: Path) -> None:
+    with pytest.raises(ConfigError, match="workspace: .*package:// is no folder"):
+        load_config(file, ["workspace=package://heliograph/x"])
+
+
 @pytest.mark.parametrize("path", ["/data/items.csv", "package://recbole/x.item"])
 def test_absolute_paths_and_packages_stay_as_they_are(file: Path, path: str) -> None:
     assert load_config(file, [f"items.path={path}"]).items.path == path
@@ -60,6 +103,8 @@ def test_absolute_paths_and_packages_stay_as_they_are(file: Path, path: str) -> 
         ("models.als.factor=8", "models.als.factors"),
         ("serve.rank.max_replica=2", "serve.rank.max_replicas"),
         ("events.user=uid", "events.user_id"),
+        ("serve.rules.freshness.half_life=3", "serve.rules.freshness.half_life_days"),
+        ("evaluation.k=[5]", "evaluation.ks"),
     ],
 )
 def test_an_unknown_setting_names_the_nearest_one(file: Path, override: str, nearest: str) -> None:
@@ -67,6 +112,40 @@ def test_an_unknown_setting_names_the_nearest_one(file: Path, override: str, nea
         load_config(file, [override])
     key = override.partition("=")[0]
     assert f"{key}: no such setting; did you mean {nearest}?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "nearest"),
+    [
+        (
+            "serve.rules.boosts=[{filter: {a: 1}, weight: 1}, {filter: {a: 1}, wieght: 1}]",
+            "serve.rules.boosts.1.wieght",
+            "serve.rules.boosts.1.weight",
+        ),
+        ("train.schedule=[{epoch: 2, lrr: 1.0}]", "train.schedule.0.lrr", "train.schedule.0.lr"),
+        ("candidates.weights={alss: 1}", "candidates.weights.alss", "candidates.weights.als"),
+    ],
+)
+def test_an_unknown_setting_in_a_list_or_mapping_names_the_nearest_one(
+    file: Path, override: str, key: str, nearest: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, [override])
+    assert f"  {key}: no such setting; did you mean {nearest}?" in str(caught.value)
+
+
+def test_a_key_like_none_of_its_choices_lists_them(file: Path) -> None:
+    listed = (
+        r"candidates\.weights\.zzz: no such setting; here are: candidates\.weights\.popularity, "
+    )
+    with pytest.raises(ConfigError, match=listed):
+        load_config(file, ["candidates.weights.zzz=1"])
+
+
+def test_text_inside_an_optional_section_is_taken_as_it_is_typed(file: Path) -> None:
+    overrides = ["serve.rules.freshness.half_life_days=3", "serve.rules.freshness.column=1e3"]
+    freshness = load_config(file, overrides).serve.rules.freshness
+    assert freshness is not None and freshness.column == "1e3"
 
 
 def test_an_unknown_setting_like_no_other_lists_those_of_its_section(file: Path) -> None:
@@ -126,6 +205,7 @@ def test_an_override_without_key_or_value_is_refused(file: Path, override: str) 
         "name=Has Spaces",
         "items.delimiter=ab",
         "seed=many",
+        "evaluation.ks=[]",
     ],
 )
 def test_a_value_out_of_bounds_is_named_with_what_came(file: Path, override: str) -> None:
@@ -135,6 +215,12 @@ def test_a_value_out_of_bounds_is_named_with_what_came(file: Path, override: str
     assert f"{key}: " in str(caught.value)
     assert value.strip(".") in str(caught.value)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("k", [0, -5])
+def test_a_cut_off_is_at_least_one(file: Path, k: int) -> None:
+    with pytest.raises(ConfigError, match=rf"evaluation\.ks\.1: .*greater.* \(got {k}\)"):
+        load_config(file, [f"evaluation.ks=[10, {k}]"])
 
 
 def test_every_mistake_is_listed_at_once(file: Path) -> None:
@@ -158,6 +244,36 @@ def test_a_file_that_is_not_yaml_is_named(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     with pytest.raises(ConfigError, match="demo.yaml is not YAML"):
         load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("more", "key", "first", "again"),
+    [
+        ("items: {path: others.csv, format: csv}\n", "items", 4, 6),
+        ("train: {lr: 1, epochs: 2, lr: 3}\n", "lr", 6, 6),
+        ("train:\n  lr: 1\n  epochs: 2\n  lr: 3\n", "lr", 7, 9),
+        ("serve: {rules: {boosts: [{weight: 1,\n  weight: 2}]}}\n", "weight", 6, 7),
+    ],
+)
+def test_a_key_that_stands_twice_is_named_with_its_lines(
+    file: Path, more: str, key: str, first: int, again: int
+) -> None:
+    file.write_text(MINIMAL + more)
+    told = rf"demo\.yaml: line {again} has the key '{key}' again, which line {first} has already"
+    with pytest.raises(ConfigError, match=told):
+        load_config(file)
+
+
+def test_a_key_that_stands_twice_in_an_override_is_named(file: Path) -> None:
+    with pytest.raises(ConfigError, match="--set .*the key 'lr' again"):
+        load_config(file, ["train={lr: 1, lr: 2}"])
+
+
+def test_what_is_merged_in_may_be_said_otherwise(file: Path) -> None:
+    merged = "train: &long {epochs: 9, lr: 0.5}\n"
+    one, two = "x: {a: &a {<<: *long, lr: 2}}\n", "y: {<<: *a, lr: 3}\n"
+    file.write_text(merged + one + two)
+    assert read_mapping(file, "file")["y"] == {"epochs": 9, "lr": 3}
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", "just text", "7"])
@@ -235,6 +351,7 @@ def test_settings_never_change(file: Path) -> None:
 def test_every_path_of_the_schema_can_be_listed() -> None:
     paths = list(setting_paths(HeliographConfig))
     assert {"name", "items.path", "models.als.factors", "serve.rank.num_cpus"} <= set(paths)
+    assert {"serve.rules.freshness.column", "train.schedule.0.lr"} <= set(paths)
     assert len(paths) == len(set(paths))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -22,6 +23,7 @@ from heliograph.config import EmbeddingConfig
 from heliograph.embedding import (
     SHARDS,
     Encoder,
+    ShardWriter,
     embed,
     encoder_fingerprint,
     encoder_source,
@@ -152,6 +154,52 @@ def test_an_incomplete_folder_is_an_error_that_names_the_cure(
     folder = copy_of(tiny_bert, tmp_path / "encoder", without=missing)
     with pytest.raises(InputError, match=message):
         embed(TEXTS, settings_for(folder), tmp_path / "vectors", lambda count: None)
+
+
+def test_a_folder_without_a_tokenizer_is_an_error(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = copy_of(tiny_bert, tmp_path / "encoder")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (folder / name).unlink(missing_ok=True)
+    with pytest.raises(InputError, match="has no tokenizer .*download the model's tokenizer"):
+        Encoder(settings_for(folder), "cpu")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_truncated_file_is_an_error_that_names_the_folder(
+    name: str, tiny_bert: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(tiny_bert, tmp_path / "encoder")
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(
+        InputError, match=rf"encoder {folder} cannot be loaded: .*download its file"
+    ):
+        Encoder(settings_for(folder), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("offline", "cure"), [("1", "HF_HUB_OFFLINE is set"), ("0", "check the id")]
+)
+def test_a_hub_id_that_leads_nowhere_is_named(
+    offline: str, cure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no test asks the hub
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    with pytest.raises(InputError, match=rf"encoder org/absent cannot .*{cure}.* as in \./encoder"):
+        Encoder(settings_for("org/absent"), "cpu")
+
+
+def test_an_actor_tells_what_is_wrong_with_the_encoder_in_a_row(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(tiny_bert, tmp_path / "encoder")
+    (folder / "model.safetensors").write_bytes(b"cut off")
+    batch = pa.table({"key": ["a"], "text": ["piano"]})
+    row = ShardWriter(settings_for(folder), tmp_path, threads=1)(batch).to_pylist()[0]
+    assert f"encoder {folder} cannot be loaded" in row["problem"]
+    assert not list(tmp_path.glob("*.parquet"))
+    row = ShardWriter(settings_for(tiny_bert), tmp_path, threads=1)(batch).to_pylist()[0]
+    assert row == {"embedded": 1, "problem": None}
 
 
 def test_a_name_that_is_no_path_is_a_hub_id() -> None:

@@ -16,6 +16,7 @@ from heliograph.events import (
     EVENTS,
     Interactions,
     clean_events,
+    in_order_of_place,
     number_events,
     refuse_unknown_and_repeated,
 )
@@ -177,11 +178,42 @@ def test_a_clock_may_be_wrong_by_an_hour() -> None:
     assert times(pa.array([latest, latest + 1]), "us") == [latest, None]
 
 
+def without_times(**columns: list[str | None]) -> tuple[pa.Table, pa.Table]:
+    """Return the events that are kept and the rejected rows, where no column has times."""
+    named = "event_id" if "event_id" in columns else None
+    config = EventsConfig(path="x", format="csv", timestamp=None, event_id=named)
+    cleaned = clean_events(pa.table(columns), config, NOW_US)
+    return refuse_unknown_and_repeated(in_order_of_place(cleaned), CATALOGUE)
+
+
 def test_without_a_column_of_times_events_keep_the_order_of_the_file() -> None:
-    config = EventsConfig(path="x", format="csv", timestamp=None)
-    rows = pa.table({"user_id": ["v", "u", "u", "u"], "item_id": ["a", "c", "a", "b"]})
-    kept, _ = refuse_unknown_and_repeated(clean_events(rows, config, NOW_US), CATALOGUE)
+    kept, _ = without_times(user_id=["v", "u", "u", "u"], item_id=["a", "c", "a", "b"])
     assert kept["item_id"].to_pylist() == ["c", "a", "b", "a"]
+
+
+def test_without_a_column_of_times_what_is_done_again_stays() -> None:
+    kept, rejected = without_times(user_id=["u"] * 4, item_id=["a", "b", "a", "b"])
+    assert kept["item_id"].to_pylist() == ["a", "b", "a", "b"]
+    assert kept["timestamp"].cast(pa.int64()).to_pylist() == [0, 1, 2, 3]
+    assert len(set(kept["event_id"].to_pylist())) == 4
+    assert (kept.schema, rejected.num_rows) == (EVENTS, 0)
+
+
+def test_without_a_column_of_times_an_identifier_still_tells_what_came_twice() -> None:
+    kept, rejected = without_times(
+        user_id=["u"] * 4, item_id=["a"] * 4, event_id=["x", "x", None, None]
+    )
+    assert kept["event_id"].to_pylist()[0] == "x" and kept.num_rows == 3
+    assert rejected["reason"].to_pylist() == ["the same event stands earlier in the data"]
+
+
+def test_without_a_column_of_times_refused_rows_keep_their_reasons() -> None:
+    kept, rejected = without_times(user_id=["u", None, "u"], item_id=["a", "a", "zzz"])
+    assert kept.num_rows == 1
+    assert rejected["reason"].to_pylist() == [
+        "user_id is missing",
+        "item_id is not in the catalogue",
+    ]
 
 
 @pytest.mark.parametrize(

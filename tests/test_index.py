@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from heliograph import index
+from heliograph.config import ServeConfig
 from heliograph.index import NO_ITEM, VectorIndex, largest, mask_of
+from heliograph.ranking.vllm_engine import start_engine
+from heliograph.workspace import InputError
 
 NO_ITEMS = np.zeros(0, np.int32)
 
@@ -113,3 +119,20 @@ def test_largest_is_the_head_of_a_stable_sort(scores: list[float], k: int) -> No
 def test_a_mask_is_true_at_the_items() -> None:
     assert mask_of(np.array([2, 0, 2], np.int32), 4).tolist() == [True, False, True, False]
     assert not mask_of(NO_ITEMS, 3).any()
+
+
+# what an extra installs
+
+
+def test_without_faiss_the_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    spec = spec_from_file_location("another_index", index.__file__)
+    assert spec is not None and spec.loader is not None
+    with pytest.raises(InputError, match=r"faiss is not installed: .*heliograph\[cpu\].*\[gpu\]"):
+        spec.loader.exec_module(module_from_spec(spec))
+
+
+def test_without_vllm_the_extras_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(InputError, match=r"vllm is not installed: .*heliograph\[cpu\].*\[gpu\]"):
+        start_engine(tmp_path, 3, 8, ServeConfig())

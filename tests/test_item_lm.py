@@ -359,13 +359,16 @@ def test_no_epoch_begins_after_the_time_is_up(tmp_path: Path) -> None:
     assert len(epochs) == 1
 
 
-def test_without_anybody_to_validate_on_the_epoch_of_least_loss_counts(tmp_path: Path) -> None:
+def test_without_anybody_to_validate_on_epochs_and_minutes_decide(tmp_path: Path) -> None:
     pairs = leave_one_out(cycle(N_ITEMS, n_users=40, length=2))
     assert len(pairs.users) == 0
-    model, epochs = fit(tmp_path, QUICK.model_copy(update={"epochs": 30, "patience": 3}), pairs)
-    assert len(epochs) > 10
-    assert {epoch.validation_ndcg for epoch in epochs} == {0.0}
+    patient = QUICK.model_copy(update={"epochs": 30, "patience": 3})
+    model, epochs = fit(tmp_path / "all", patient, pairs)
+    assert best_epoch(epochs).number == len(epochs) == 30
+    assert {epoch.validation_ndcg for epoch in epochs} == {None}  # 0 would be a finding
     assert model.scores([history(4)]).argmax() == 5
+    _, hurried = fit(tmp_path / "some", patient.model_copy(update={"max_minutes": 1e-6}), pairs)
+    assert len(hurried) == 1
 
 
 def test_the_checkpoint_holds_numbers_as_json(unbroken: Run) -> None:

@@ -14,6 +14,7 @@ from heliograph.workspace import (
     digest_of,
     hash_file,
     hash_files,
+    make_folder,
     resolve,
     run_stage,
     source_files,
@@ -136,6 +137,23 @@ def test_what_a_killed_writer_leaves_behind_does_not_change_the_digest(stage: St
     (stage.workspace / "stage" / f".{RECORD}.123").write_text("half a rec")
     (stage.workspace / "stage" / RECORD).unlink()
     assert stage.run().digest == digest
+
+
+def test_a_folder_is_made_with_those_above_it_and_left_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "workspace"
+    make_folder(folder, "workspace")
+    (folder / "kept").touch()
+    make_folder(folder, "workspace")
+    assert [path.name for path in folder.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/workspace", "/proc/workspace", "/proc"])
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / place
+    with pytest.raises(InputError, match="workspace .* set workspace to a path where") as caught:
+        make_folder(folder, "workspace")
+    assert str(folder) in str(caught.value)
 
 
 def test_a_package_is_found_without_being_imported(tmp_path: Path) -> None:

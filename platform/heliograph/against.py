@@ -72,8 +72,10 @@ def compare_with_graph(
 
     Raises:
         EndpointError: The graph does not answer, or refuses.
-        InputError: It serves another bundle.
+        InputError: It serves another bundle, or nobody can be asked about.
     """
+    if not len(asked.targets):
+        raise InputError("no user has three events, so there is no test item to compare on")
     served_bundle = client.status(url)["bundle"]
     if served_bundle != bundle.id:
         raise InputError(

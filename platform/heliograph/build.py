@@ -26,7 +26,13 @@ from heliograph.bundle import (
     read_sources,
     write_bundle,
 )
-from heliograph.catalog import ITEMS_FILE, Catalogue, ingest_items, read_items
+from heliograph.catalog import (
+    ITEMS_FILE,
+    Catalogue,
+    ingest_items,
+    read_items,
+    require_choice,
+)
 from heliograph.cleaning import account
 from heliograph.cluster import ray_cluster
 from heliograph.comparison import compare, evaluation_settings, judge_refit
@@ -52,8 +58,14 @@ from heliograph.rating_errors import compare_ratings
 from heliograph.split_evaluation import evaluate_on_split
 from heliograph.splits import LeaveOneOut, leave_one_out
 from heliograph.stages import Report, Stages
-from heliograph.verdict import PIPELINE
-from heliograph.workspace import StageResult, digest_of, hash_file, source_files, write_json
+from heliograph.workspace import (
+    StageResult,
+    digest_of,
+    hash_file,
+    make_folder,
+    source_files,
+    write_json,
+)
 
 REFIT = "refit/"
 """Where stages are whose models are fitted on train and validation."""
@@ -66,6 +78,12 @@ class Build:
     """
 
     def __init__(self, config: HeliographConfig, report: Report) -> None:
+        """Take the configuration and who is told of the stages.
+
+        Raises:
+            InputError: The workspace cannot be written to.
+        """
+        make_folder(config.workspace, "workspace")
         self.config = config
         self.stages = Stages(config.workspace, report)
         self._resources = ExitStack()
@@ -82,7 +100,11 @@ class Build:
         self._resources.close()
 
     def ingest(self) -> None:
-        """Read and clean items and events."""
+        """Read and clean items and events.
+
+        Raises:
+            InputError: A file cannot be read, or there are not two items to choose from.
+        """
         items, events = self.config.items, self.config.events
         self.stages.run(
             "items",
@@ -90,6 +112,7 @@ class Build:
             _digest_sources(items.path) | self._changed_digest(),
             self._ingest_items,
         )
+        require_choice(self.catalogue, self.stages.folder("items"))
         self.stages.run(
             "events",
             {"events": _placeless(events)},
@@ -261,8 +284,7 @@ class Build:
         )
         write_json(folder / METRICS_FILE, asdict(comparison) | {"ratings": ratings})
         write_json(folder / RANKING_FILE, blend.dump())
-        pipeline = comparison.test.models[PIPELINE]
-        return {"users": comparison.users, "pipeline_ndcg@10": round(pipeline["ndcg@10"], 4)}
+        return {"users": comparison.users} | comparison.test.headline()
 
     def _evaluate_refit(self, folder: Path) -> Mapping[str, float]:
         evaluation = self.stages.folder("evaluation")
@@ -277,8 +299,7 @@ class Build:
         )
         metrics = json.loads((evaluation / METRICS_FILE).read_text())
         write_json(folder / METRICS_FILE, metrics | {"refit": asdict(verdict)})
-        ndcg = verdict.models[PIPELINE]["ndcg@10"]
-        return {"users": len(self.split.users), "pipeline_ndcg@10": round(ndcg, 4)}
+        return {"users": len(self.split.users)} | verdict.headline()
 
     def _write_histories(self, folder: Path) -> Mapping[str, float]:
         interactions = read_events(self.stages.folder("events"), self.catalogue)

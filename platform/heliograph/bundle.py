@@ -32,7 +32,14 @@ from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text
 from heliograph.models.transitions import Transitions
 from heliograph.sources import Sources
-from heliograph.workspace import InputError, digest_of, hash_file, hash_files, write_json
+from heliograph.workspace import (
+    InputError,
+    digest_of,
+    hash_file,
+    hash_files,
+    write_json,
+    write_text,
+)
 
 MANIFEST = "manifest.json"
 CONFIG_FILE = "config.yaml"
@@ -187,7 +194,7 @@ def write_bundle(parts: dict[str, Path], config: HeliographConfig, bundles: Path
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    (bundles / LATEST).write_text(bundle_id + "\n")
+    write_text(bundles / LATEST, bundle_id + "\n")
     return target
 
 
@@ -253,10 +260,14 @@ def _digest(files: dict[str, dict[str, Any]]) -> str:
 
 
 def _portable(config: HeliographConfig) -> str:
-    """Write the configuration without the paths of the machine that built the bundle."""
+    """Write the configuration without the paths of the machine that built the bundle.
+
+    An encoder that is a folder keeps its path: a graph embeds new items with it.
+    """
     plain = config.model_dump(mode="json")
     plain["workspace"] = "."
-    for table in ("items", "events"):
-        if "://" not in plain[table]["path"]:
-            plain[table]["path"] = Path(plain[table]["path"]).name
+    for section, key in (("items", "path"), ("events", "path"), ("splits", "given")):
+        path = plain[section][key]
+        if path is not None and "://" not in path:
+            plain[section][key] = Path(path).name
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -180,6 +180,24 @@ def read_items(folder: Path) -> Catalogue:
     return Catalogue(pq.read_table(folder / ITEMS_FILE))
 
 
+def require_choice(catalogue: Catalogue, folder: Path) -> None:
+    """Refuse a catalogue of one item: whatever is trained, the answer is that item or nothing.
+
+    Args:
+        catalogue: As `ingest_items` wrote it.
+        folder: Where it did.
+
+    Raises:
+        InputError: There are not two items.
+    """
+    if len(catalogue) < 2:
+        raise InputError(
+            f"the catalogue has one item, {catalogue.ids[0]}, but a recommender needs two to "
+            "choose from; items.item_id names the column in which they differ, and rows that were "
+            f"refused are in {folder / REJECTED_ITEMS_FILE}"
+        )
+
+
 def template_columns(template: str | None) -> list[str]:
     """Return the columns that the template of `items.text` uses.
 

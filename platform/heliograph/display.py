@@ -78,6 +78,8 @@ def comparison(metrics: Path) -> list[Table | str]:
     from heliograph.verdict import DECISIVE_K  # with scipy, which no other command needs
 
     content = json.loads(metrics.read_text())
+    if content.get("skipped"):
+        return [content["skipped"]]
     tables: list[Table | str] = ["\n".join(content["split"])] if "split" in content else []
     tables += _blend(content["cohorts"]) if content["cohorts"] else []
     for name, title in (("test", TRAIN_ONLY_TITLE), ("refit", REFIT_TITLE)):
@@ -95,11 +97,19 @@ def comparison(metrics: Path) -> list[Table | str]:
     return tables
 
 
-def headline(metrics: Path) -> list[Table]:
+def skipped(metrics: Path) -> str | None:
+    """Return why an evaluation has no figures; None: it has."""
+    reason: str | None = json.loads(metrics.read_text()).get("skipped")
+    return reason
+
+
+def headline(metrics: Path) -> list[Table | str]:
     """Lay out the models as they are served, at the cut-off that decides."""
     from heliograph.verdict import DECISIVE_K
 
     content = json.loads(metrics.read_text())
+    if content.get("skipped"):
+        return [content["skipped"]]
     verdict = content.get("refit") or content["test"]
     title = REFIT_TITLE if "refit" in content else TRAIN_ONLY_TITLE
     return [

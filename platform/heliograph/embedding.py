@@ -7,7 +7,8 @@ or not at all. So only new or changed texts are embedded, and a killed job goes 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import pickle
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ import ray
 import ray.data
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from heliograph.config import EmbeddingConfig
+from heliograph.config import EmbeddingConfig, names_folder
 from heliograph.workspace import InputError, digest_of, hash_file, resolve
 
 SHARDS = "shards"
@@ -28,6 +30,12 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 """In order of preference, as transformers has it; a .bin is read as weights only, never as code."""
 
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+"""One of them holds a tokenizer's words. Without any, transformers makes a tokenizer that knows no
+word, and all texts get the same vector."""
+
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+"""What transformers lets through of files that are missing, cut off or of no model it knows."""
 
 Progress = Callable[[int], None]
 """Called with the number of texts embedded since the last call."""
@@ -37,17 +45,26 @@ class Encoder:
     """A Hugging Face encoder: mean of the last layer over a text's tokens, length 1."""
 
     def __init__(self, config: EmbeddingConfig, device: str) -> None:
+        """Load the encoder.
+
+        Raises:
+            InputError: Its files are missing or damaged, or a hub id leads nowhere.
+        """
         from transformers import (  # seconds to import; only encoders need it
             AutoModel,
             AutoTokenizer,
         )
 
-        source = str(encoder_source(config.encoder))
+        source = encoder_source(config.encoder)
         self.config = config
         self.device = device
-        self.tokenizer = AutoTokenizer.from_pretrained(source)
-        self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
-        self.model = AutoModel.from_pretrained(source, dtype=torch.float32).to(device).eval()
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(str(source))
+            self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
+            model = AutoModel.from_pretrained(str(source), dtype=torch.float32)
+        except LOADING_ERRORS as error:
+            raise _unloadable(source, error) from error
+        self.model = model.to(device).eval()
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -75,19 +92,28 @@ class Encoder:
 
 
 class ShardWriter:
-    """The Ray Data actor: embeds one batch of texts and writes it as one shard."""
+    """The Ray Data actor: embeds one batch of texts and writes it as one shard.
+
+    What is wrong with the encoder it says in a row: an exception inside an actor would reach the
+    user as pages of traceback, after Ray has started the actor again and again.
+    """
 
     def __init__(self, config: EmbeddingConfig, folder: Path, threads: int) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.set_num_threads(threads)
-        self.encoder = Encoder(config, device)
         self.folder = folder
+        self.problem: str | None = None
+        try:
+            self.encoder = Encoder(config, device)
+        except InputError as error:
+            self.problem = str(error)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         keys = batch["key"].to_pylist()
-        vectors = self.encoder.encode(batch["text"].to_pylist())
-        write_shard(self.folder, keys, vectors)
-        return pa.table({"embedded": [len(keys)]})
+        if self.problem is None:
+            vectors = self.encoder.encode(batch["text"].to_pylist())
+            write_shard(self.folder, keys, vectors)
+        return pa.table({"embedded": [len(keys)], "problem": pa.array([self.problem], pa.string())})
 
 
 def embed(
@@ -105,7 +131,7 @@ def embed(
         Counts of texts embedded now and of those whose vectors were there already.
 
     Raises:
-        InputError: The encoder's folder is missing or has no weights.
+        InputError: The encoder cannot be loaded.
     """
     fingerprint = encoder_fingerprint(config)
     shards = folder / SHARDS
@@ -132,18 +158,23 @@ def encoder_source(encoder: str) -> Path | str:
     """Find the encoder: a folder, a `package://` folder, or else a hub id.
 
     Raises:
-        InputError: The folder is missing, or lacks a configuration or weights.
+        InputError: The folder is missing, or lacks a configuration, weights or a tokenizer.
     """
-    is_path = "://" in encoder or encoder.startswith((".", "/")) or Path(encoder).is_dir()
+    is_path = "://" in encoder or names_folder(encoder) or Path(encoder).is_dir()
     if not is_path:
         return encoder
-    folder = resolve(encoder)
+    folder = resolve(os.path.expanduser(encoder))
     if not (folder / "config.json").is_file():
         raise InputError(f"encoder {encoder}: {folder} has no config.json; pass a model folder")
     if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
         raise InputError(
             f"encoder {encoder}: {folder} has no weights (looked for {' or '.join(WEIGHTS)}); "
             "download the model's weights into it or name another encoder"
+        )
+    if not any(any(folder.glob(pattern)) for pattern in VOCABULARIES):
+        raise InputError(
+            f"encoder {encoder}: {folder} has no tokenizer (looked for {', '.join(VOCABULARIES)}); "
+            "download the model's tokenizer into it or name another encoder"
         )
     return folder
 
@@ -197,6 +228,19 @@ def read_shards(folder: Path, wanted: set[str]) -> dict[str, NDArray[np.float32]
     return vectors
 
 
+def _unloadable(source: Path | str, error: Exception) -> InputError:
+    told = str(error).partition("\n")[0]
+    if isinstance(source, Path):
+        cure = "download its files again, or name another encoder"
+        return InputError(f"encoder {source} cannot be loaded: {told}; {cure}")
+    offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+    way = "HF_HUB_OFFLINE is set, so nothing is downloaded: unset it" if offline else "check the id"
+    return InputError(
+        f"encoder {source} cannot be loaded from the Hugging Face hub or its cache: {told}; {way}, "
+        "or name the folder of an encoder, as in ./encoder"
+    )
+
+
 def _embed_missing(
     missing: dict[str, str], config: EmbeddingConfig, shards: Path, progress: Progress
 ) -> None:
@@ -221,5 +265,8 @@ def _embed_missing(
         num_gpus=1 if gpus else 0,
         num_cpus=None if gpus else min(threads, cpus),
     )
-    for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
+    results: Iterable[pa.Table] = done.iter_batches(batch_size=None, batch_format="pyarrow")
+    for batch in results:
+        for problem in batch["problem"].drop_null().to_pylist():
+            raise InputError(problem)
         progress(int(np.sum(batch["embedded"])))

@@ -129,7 +129,10 @@ def ingest_events(
     Raises:
         InputError: A file or column is missing, or no usable event is left.
     """
-    rows, erased = _with_feedback(_read_cleaned(config), feedback)
+    rows = _read_cleaned(config)
+    if config.timestamp is None:
+        rows = in_order_of_place(rows)
+    rows, erased = _with_feedback(rows, feedback)
     events, rejected = refuse_unknown_and_repeated(rows, catalogue)
     events, ignored = _split_types(events, config.ignored_types)
     events, disliked = _split_types(events, config.rejecting_types)
@@ -165,7 +168,8 @@ def _read_cleaned(config: EventsConfig) -> pa.Table:
     clean = partial(
         clean_events, config=config, now_us=time.time_ns() // 1000, key=read_key(config)
     )
-    return read_cleaned(config, required, optional, clean)
+    # a line that is no row holds a user's id somewhere: pseudonyms and erasures would not find it
+    return read_cleaned(config, required, optional, clean, keeps_lines=False)
 
 
 def _with_feedback(rows: pa.Table, feedback: Path | None) -> tuple[pa.Table, int]:
@@ -202,7 +206,8 @@ def clean_events(
         key: Of the pseudonyms; None leaves user ids as they are.
 
     Returns:
-        As many rows; where a time cannot be used, 1970 stands in its place.
+        As many rows; where a time cannot be used, 1970 stands in its place. Where there are no
+        times, events without an identifier have none yet.
     """
     batch = _with_pseudonyms(batch, config.user_id, key)
     users, items = strings(batch[config.user_id]), strings(batch[config.item_id])
@@ -212,10 +217,9 @@ def clean_events(
     latest = now_us + CLOCK_SKEW_US
     usable = np.where((times >= 0) & (times <= latest), times, 0).astype(np.int64)
     types = pc.coalesce(strings(column(batch, config.type)), config.default_type)
-    ids = pc.coalesce(
-        strings(column(batch, config.event_id)).cast(pa.string()),
-        _event_ids(users, items, usable, types, values),
-    )
+    ids = strings(column(batch, config.event_id)).cast(pa.string())
+    if config.timestamp is not None:  # else `in_order_of_place` says what stands in its place
+        ids = pc.coalesce(ids, _event_ids(users, items, usable, types, values))
     measured = pa.array(values, from_pandas=True)  # NaN becomes null
     cleaned = pa.table([ids, users, items, usable, types, measured], EVENTS.names).cast(EVENTS)
     reasons = [
@@ -227,6 +231,24 @@ def clean_events(
         reason_where(_is_no_number(raw_values, values), "value is not a finite number"),
     ]
     return with_refusals(cleaned, reasons, came=batch)
+
+
+def in_order_of_place(rows: pa.Table) -> pa.Table:
+    """Give events without times their place in the data as time, in microseconds, and identifiers.
+
+    So what a user did twice stays twice, and in order. Places are counted over all files, because
+    a user may be in several.
+
+    Args:
+        rows: Cleaned, in the order of files and rows.
+    """
+    times = np.arange(rows.num_rows)
+    places = pa.chunked_array([pa.array(times).cast(EVENTS.field("timestamp").type)])
+    columns = [rows["user_id"], rows["item_id"], times, rows["type"], rows["value"].to_numpy()]
+    ids = pc.coalesce(rows["event_id"], _event_ids(*columns))
+    for name, values in (("timestamp", places), ("event_id", ids)):
+        rows = rows.set_column(rows.column_names.index(name), EVENTS.field(name), values)
+    return rows
 
 
 def _with_pseudonyms(rows: pa.Table, column: str, key: bytes | None) -> pa.Table:

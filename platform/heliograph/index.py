@@ -10,9 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
+
+from heliograph.workspace import missing_extra
+
+try:
+    import faiss
+except ModuleNotFoundError as error:
+    raise missing_extra("faiss") from error
 
 NO_ITEM = -1
 GPU_MAX_K = 2048

@@ -23,6 +23,7 @@ from heliograph.models.text import TEXT_LAYOUT, Text
 from heliograph.models.transitions import Transitions
 from heliograph.splits import NextItems
 from heliograph.stages import Stages
+from heliograph.verdict import DECISIVE
 from heliograph.workspace import write_json
 
 
@@ -132,5 +133,5 @@ def _fit_item_lm(
     write_json(folder / EPOCHS_FILE, [asdict(epoch) for epoch in epochs])
     shutil.rmtree(checkpoint)
     score = best_epoch(epochs).validation_ndcg
-    known = {} if score is None else {"validation_ndcg@10": round(score, 4)}
+    known = {} if score is None else {f"validation_{DECISIVE}": round(score, 4)}
     return {"epochs": len(epochs)} | known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,11 @@ def given_split(
     train, test = numbered_as(interactions, user_ids), numbered_as(given, user_ids)
     lacking = len(user_ids) - int(np.count_nonzero(np.diff(test.offsets)))
     return hold_out(test, train, train, np.ones(len(test), bool), {"no given event": lacking}, 0)
+
+
+def without_times(interactions: Interactions) -> Interactions:
+    """Let all events be of one time: the same user and item are then the same event."""
+    return replace(interactions, timestamps=np.zeros_like(interactions.timestamps))
 
 
 def numbered_as(interactions: Interactions, user_ids: list[str]) -> Interactions:

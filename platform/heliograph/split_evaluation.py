@@ -16,12 +16,11 @@ from heliograph.config import HeliographConfig, SplitName
 from heliograph.events import Interactions
 from heliograph.model_stages import Part, build_indexes, fit_models, model_names
 from heliograph.models.item_lm import ItemLM
-from heliograph.overlap import given_split
+from heliograph.overlap import given_split, without_times
 from heliograph.splits import HeldOut, last_items
 from heliograph.stages import Stages
 from heliograph.temporal import temporal_split, time_at_share
-from heliograph.verdict import PIPELINE
-from heliograph.workspace import StageResult, write_json
+from heliograph.workspace import InputError, StageResult, write_json
 
 
 def split_evaluation_stage(name: SplitName) -> str:
@@ -55,6 +54,7 @@ def evaluate_on_split(
     """
     prefix = f"splits/{name}/"
     held = _split_by(name, config, catalogue, interactions, given)
+    _need_both_sides(name, held)
     _keep_account(stages, config, name, held)
     last = last_items(held.train)
     part = Part(prefix, f"{prefix}split", last.before, last.last, config.train)
@@ -72,13 +72,26 @@ def evaluate_on_split(
             progress=stages.report.advance,
         )
         write_json(folder / METRICS_FILE, asdict(comparison))
-        ndcg = comparison.test.models[PIPELINE]["ndcg@10"]
-        return {"users": held.counts.evaluated, "pipeline_ndcg@10": round(ndcg, 4)}
+        return {"users": held.counts.evaluated} | comparison.test.headline()
 
     inputs = stages.digests(f"{prefix}split", f"{prefix}index", *model_names(prefix))
     total = len(last.last.targets) + len(held.users)
     settings = evaluation_settings(config)
     return stages.run(split_evaluation_stage(name), settings, inputs, work, total)
+
+
+def _need_both_sides(name: SplitName, held: HeldOut) -> None:
+    """Refuse a split that leaves nothing to learn from or nobody to be judged by.
+
+    Who asks for a split asks for its figures, so there is nothing to go on with.
+    """
+    if len(held.train) and len(held.users):
+        return
+    lacking = "training event" if not len(held.train) else "user to evaluate"
+    raise InputError(
+        f"the split {name} leaves no {lacking} ({'; '.join(held.counts.sentences())}); there are "
+        "too few events for it, or `splits` holds out too much or too little"
+    )
 
 
 def _split_by(
@@ -90,7 +103,14 @@ def _split_by(
 ) -> HeldOut:
     settings, seed = config.splits, config.seed
     if given is not None:
+        if config.events.timestamp is None:  # places in two files say nothing of one another
+            interactions, given = without_times(interactions), without_times(given)
         return given_split(interactions, given, catalogue.ids)
+    if name == "temporal" and config.events.timestamp is None:
+        raise InputError(
+            "events without times cannot be split by time: events.timestamp is null; name the "
+            "column of the time, or take another split"
+        )
     kinds: dict[str, Callable[[], HeldOut]] = {
         "temporal": lambda: temporal_split(
             interactions, time_at_share(interactions, 1 - settings.test_share)

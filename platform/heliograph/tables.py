@@ -12,7 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from heliograph.config import TableConfig
-from heliograph.formats import read_file
+from heliograph.formats import BrokenLine, read_file
 from heliograph.identifiers import bad_id
 from heliograph.workspace import InputError, source_files
 
@@ -32,13 +32,18 @@ ROW = "_row"
 """Column of a cleaned table: a refused row as it came, as JSON, or null."""
 
 _PROBLEM = "_problem"
+_BROKEN_CHARACTERS = 1000  # of a line that is kept to show what came
 _MAX_TASKS = 256  # of one job: a task costs some 20 ms, so many small files share one
 
 Clean = Callable[[pa.Table], pa.Table]
 
 
 def read_cleaned(
-    table: TableConfig, required: Mapping[str, str], optional: Mapping[str, str], clean: Clean
+    table: TableConfig,
+    required: Mapping[str, str],
+    optional: Mapping[str, str],
+    clean: Clean,
+    keeps_lines: bool = True,
 ) -> pa.Table:
     """Read every file of a table and clean the rows where they are read.
 
@@ -47,19 +52,25 @@ def read_cleaned(
         required: Column that every file must have -> the setting that names it.
         optional: Column that one file at least must have -> the setting that names it.
         clean: Rows as they are in a file -> rows of one schema with the columns REASON and ROW.
+        keeps_lines: Whether of a line that is no row its text is kept, or only where it stands.
 
     Raises:
         InputError: Nothing is at the location, a file is not in the format or lacks a column,
             or there are no rows.
     """
     files = [str(file) for file in source_files(table.path)]
-    names = {
-        path: columns
+    found = [
+        row
         for block in _over_files(files, _list_columns, {"table": table})
-        for path, columns in zip(*block.to_pydict().values(), strict=True)
-    }
+        for row in block.to_pylist()
+    ]
+    broken = [f"{row['path']}, {row['broken']}" for row in found if row["broken"]]
+    names = {row["path"]: row["columns"] for row in found if row["columns"]}
+    _require_rows(names, broken, table)
     _require_columns(names, required, optional, table)
-    return _concatenate(_over_files(files, _clean_files, {"table": table, "clean": clean}))
+    settings = {"table": table, "clean": clean, "keeps_lines": keeps_lines}
+    rows = _concatenate(_over_files(files, _clean_files, settings))
+    return rows.select([*(n for n in rows.column_names if n not in (REASON, ROW)), REASON, ROW])
 
 
 def column(rows: pa.Table, name: str | None) -> pa.ChunkedArray:
@@ -165,18 +176,32 @@ def _over_files(
 
 
 def _list_columns(paths: pa.Table, table: TableConfig) -> Iterator[pa.Table]:
+    """Yield the columns of each file, or the first line that is no row if none is one."""
     for path in paths["item"].to_pylist():
+        broken: list[BrokenLine] = []
         try:
-            for first in islice(read_file(path, table), 1):
-                yield pa.table({"path": [path], "columns": [first.column_names]})
+            first = next(read_file(path, table, broken.append), None)
         except InputError as error:
             yield pa.table({_PROBLEM: [str(error)]})
+            continue
+        names = None if first is None else first.column_names
+        told = str(broken[0]) if broken and first is None else None
+        yield pa.Table.from_pylist(
+            [{"path": path, "columns": names, "broken": told}],
+            pa.schema(
+                [("path", pa.string()), ("columns", pa.list_(pa.string())), ("broken", pa.string())]
+            ),
+        )
 
 
-def _clean_files(paths: pa.Table, table: TableConfig, clean: Clean) -> Iterator[pa.Table]:
+def _clean_files(
+    paths: pa.Table, table: TableConfig, clean: Clean, keeps_lines: bool
+) -> Iterator[pa.Table]:
     try:
         blocks = [
-            block for path in paths["item"].to_pylist() for block in _clean_file(path, table, clean)
+            block
+            for path in paths["item"].to_pylist()
+            for block in clean_file(path, table, clean, keeps_lines)
         ]
         if blocks:
             yield _concatenate(blocks)
@@ -184,12 +209,44 @@ def _clean_files(paths: pa.Table, table: TableConfig, clean: Clean) -> Iterator[
         yield pa.table({_PROBLEM: [str(error)]})
 
 
-def _clean_file(path: str, table: TableConfig, clean: Clean) -> Iterator[pa.Table]:
-    for block in read_file(path, table):
+def clean_file(
+    path: str, table: TableConfig, clean: Clean, keeps_lines: bool
+) -> Iterator[pa.Table]:
+    """Yield the cleaned rows of a file, and last a row for each line that is none.
+
+    Raises:
+        InputError: The file is not in the format, or its rows cannot be cleaned; names it.
+    """
+    broken: list[BrokenLine] = []
+    for block in read_file(path, table, broken.append):
         try:
             yield clean(block)
         except (InputError, pa.ArrowException) as error:
             raise InputError(f"{path}: {error}") from error
+    if broken:
+        yield _refused_lines(Path(path).name, broken, keeps_lines)
+
+
+def _refused_lines(file: str, broken: Sequence[BrokenLine], keeps_lines: bool) -> pa.Table:
+    """Return lines that are no rows as rows of nothing but REASON and ROW."""
+    rows = [
+        {"file": file, "place": line.place}
+        | ({"text": line.text[:_BROKEN_CHARACTERS]} if keeps_lines else {})
+        for line in broken
+    ]
+    reasons = pa.array([line.reason for line in broken], pa.string())
+    return pa.table({REASON: reasons, ROW: pa.array(map(json.dumps, rows), pa.string())})
+
+
+def _require_rows(
+    names: Mapping[str, Sequence[str]], broken: Sequence[str], table: TableConfig
+) -> None:
+    if not names:
+        told = f" ({broken[0]})" if broken else ""
+        raise InputError(
+            f"{table.path} holds no rows that can be read as {table.format}{told}; check that it "
+            "is the right file, and its format"
+        )
 
 
 def _require_columns(
@@ -198,8 +255,6 @@ def _require_columns(
     optional: Mapping[str, str],
     table: TableConfig,
 ) -> None:
-    if not names:
-        raise InputError(f"{table.path} holds no rows; check that it is the right file")
     for path, present in names.items():
         for name, setting in required.items():
             if name not in present:

@@ -60,6 +60,11 @@ class Verdict:
     cohorts: dict[str, dict[str, list[CohortRow]]]
     """Kind of cohort -> model -> NDCG@10 of each cohort."""
 
+    def headline(self) -> dict[str, float]:
+        """Return the pipeline's decisive metric under its name; nothing if nobody was asked."""
+        row = self.models.get(PIPELINE)
+        return {} if row is None else {f"{PIPELINE}_{DECISIVE}": round(row[DECISIVE], 4)}
+
 
 def judge(
     rankings: Mapping[str, NDArray[np.int32]],

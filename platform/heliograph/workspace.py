@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,15 @@ RECORD = "stage.json"
 
 class InputError(ValueError):
     """Input that cannot be used; the message says what came, what was expected, what to do."""
+
+
+def missing_extra(module: str) -> InputError:
+    """Return the error of a library that an extra installs: one for CPUs, another for GPUs."""
+    return InputError(
+        f"{module} is not installed: it comes with an extra of heliograph, so pip install "
+        "'heliograph[cpu]', or 'heliograph[gpu]' on a machine with GPUs, and then run "
+        "`heliograph doctor`"
+    )
 
 
 class _Record(BaseModel):
@@ -89,6 +99,26 @@ def run_stage(
     return StageResult(name, folder, digest, counts, seconds, reused=False)
 
 
+def make_folder(folder: Path, setting: str) -> None:
+    """Make a folder to write to, with those above it, before any work is done for it.
+
+    Args:
+        folder: May be there already.
+        setting: Names it; stands in the message.
+
+    Raises:
+        InputError: A file is in its place or above it, or nobody may write there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # the one sure way to find out
+    except OSError as error:
+        raise InputError(
+            f"{setting} {folder} is to be a folder to write to, but is not and cannot be made one "
+            f"({error.strerror}); set {setting} to a path where one can be made"
+        ) from error
+
+
 def resolve(location: str) -> Path:
     """Turn a path or `package://name/path` into a path, without importing the package.
 
@@ -129,7 +159,7 @@ def source_files(location: str) -> list[Path]:
 def hash_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Return sha256 and size of every file below a folder, by relative path, in order of path.
 
-    The stage's record is left out, and so are files that `write_json` was killed over.
+    The stage's record is left out, and so are files that `write_text` was killed over.
     """
     paths = sorted(
         path
@@ -157,9 +187,14 @@ def digest_of(*parts: str) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one, never a part."""
+    """Write JSON as `write_text` writes."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write text so that a reader sees the old file or the whole new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    temporary.write_text(content, encoding="utf-8")
     temporary.replace(path)
 
 

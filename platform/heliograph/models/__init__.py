@@ -1,7 +1,7 @@
 """The recommenders: one file an algorithm, behind one small interface.
 
-A model is fitted on `TrainingData` and scores every item for a batch of histories. It knows
-item numbers, not identifiers, and nothing about which items a user has already seen.
+A model is fitted on interactions or on the items' texts, and scores every item for a batch of
+histories. It knows item numbers, not identifiers, and nothing about which items a user has seen.
 """
 
 from __future__ import annotations

@@ -149,14 +149,14 @@ class _Trainer:
         return loss
 
     def _validate(self) -> float | None:
-        if self.validation is None:
+        if self.validation is None or not len(self.validation.targets):
             return None
         users = len(self.validation.targets)
         mine = self.validation.pick(np.arange(users)[self.team.share])
         network = self.run.average.network
         with torch.inference_mode():
             model = ItemLM(network, network.embeddings())
-        return self._sum(ndcg_sum(model, mine)) / max(users, 1)
+        return self._sum(ndcg_sum(model, mine)) / users
 
     def _sum(self, value: float) -> float:
         """Add up a number over the team, so that all of it come to the same decisions."""
@@ -196,7 +196,7 @@ def _take_up(settings: TrainConfig, run: Run) -> None:
 
 
 def _is_finished(epochs: Sequence[Epoch], job: TrainingJob) -> bool:
-    """Without validation the number of epochs alone decides."""
+    """Without validation the number of epochs alone decides; with nobody in it, minutes do too."""
     if not epochs or len(epochs) >= job.train.epochs or job.held_out is None:
         return len(epochs) >= job.train.epochs
     if len(epochs) - best_epoch(epochs).number >= job.train.patience:

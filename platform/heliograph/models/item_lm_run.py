@@ -35,7 +35,7 @@ class Epoch:
     """Mean cross-entropy of the next item, nats; of what is sampled, where negatives are."""
 
     validation_ndcg: float | None
-    """NDCG@10 of the averaged weights; None in a run without validation."""
+    """NDCG@10 of the averaged weights; None in a run without validation, or with nobody in it."""
 
     seconds: float
 

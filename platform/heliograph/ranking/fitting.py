@@ -293,6 +293,8 @@ def _along(
 
 def _ndcg(scores: NDArray[np.float32], target: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return (users,) NDCG@10 of the target; among equal scores it counts as the last."""
+    if not scores.shape[1]:  # nothing is proposed to users who have had everything
+        return np.zeros(len(target))
     wanted = scores[np.arange(len(target)), np.maximum(target, 0)]
     reached = scores >= wanted[:, None]
     ranks = np.add.reduce(reached.view(np.uint8), axis=1, dtype=np.uint32)

@@ -11,6 +11,7 @@ Two ways to run the same engine, chosen by `serve.engine`: stepped by a thread o
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from heliograph.ranking.async_engine import AsyncEngine
 from heliograph.ranking.engine import MAX_K, Engine
 from heliograph.ranking.engine_items import with_room
 from heliograph.ranking.stepped_engine import SteppedEngine
+from heliograph.workspace import missing_extra
 
 
 def start_engine(model: Path, n_items: int, max_history: int, serve: ServeConfig) -> Engine:
@@ -30,7 +32,12 @@ def start_engine(model: Path, n_items: int, max_history: int, serve: ServeConfig
         n_items: Items of the catalogue.
         max_history: Longest history in items.
         serve: Which way to run, memory and threads.
+
+    Raises:
+        InputError: vLLM is not installed.
     """
+    if find_spec("vllm") is None:
+        raise missing_extra("vllm")
     set_environment(serve)
     with with_room(model, vocabulary_size(n_items, serve.room_for_items)) as lent:
         arguments = engine_arguments(lent, n_items, max_history, serve)

@@ -98,6 +98,8 @@ def recommend(
 
 def _ranked(ranking: Ranking, candidates: Candidates, row: int) -> Candidates:
     found = ranking.scores[row] > -np.inf
+    if not found.any():  # the user has had everything
+        return candidates.row(row, 0)
     items, probabilities = ranking.items[row, found], np.exp(ranking.scores[row, found])
     count = candidates.items.shape[1]
     return behind(items, probabilities, candidates.row(row, count)).row(0, len(items))
