@@ -25,7 +25,7 @@ from heliograph_tune.population import (
     without_heirs,
 )
 from heliograph_tune.progress import as_text, best_table
-from heliograph_tune.records import Asked, Over, Record
+from heliograph_tune.records import Asked, Finished, Over, Record
 from heliograph_tune.report import render
 from heliograph_tune.search_file import Search
 from heliograph_tune.setting import with_settings
@@ -144,6 +144,26 @@ def test_the_next_generation_waits_for_the_whole_of_the_last(search: Search) -> 
     bench.end(first[4], *curve_of(first[4]))  # trial 0 is waited for by nobody
     second = bench.hand_out()
     assert [asked.settings["train.epochs"] for asked in second] == [4] * POPULATION
+
+
+@pytest.mark.parametrize("place", range(POPULATION))
+def test_a_population_goes_on_without_a_trial_whose_line_was_deleted(
+    search: Search, place: int
+) -> None:
+    bench = Bench(search)
+    for _ in range(2):  # two generations
+        for asked in bench.hand_out():
+            bench.end(asked, *curve_of(asked) if asked.member else (0.05,))
+    lost = generation_of(bench.record, 1)[place].number
+    events: list[Asked | Finished] = [*bench.record.asked.values()]
+    events += bench.record.finished.values()
+    rest = Bench(search, Record(event for event in events if event.number != lost))
+    train_all(rest)
+    assert not rest.record.open
+    assert len({asked.number for asked in rest.record.asked.values()}) == 1 + 4 * POPULATION
+    for event in (Over(phase="search"), Over(phase="repeat")):
+        rest.record.note(event)
+    assert "Every trial, in order" in render(search, rest.record, "item-lm-1")
 
 
 def test_a_copy_has_its_parents_past_and_then_changes(search: Search) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from heliograph_tune.distributions import Choice
 from heliograph_tune.importance import importance_of
 from heliograph_tune.proposer import Proposer
 from heliograph_tune.records import Asked, Event, Finished, Record
 from heliograph_tune.search_file import Search
+from heliograph_tune.space import Space
 from heliograph_tune.standings import standings
 from heliograph_tune.trials_to_run import BASELINE, repeat_trials, search_trials, to_repeat
 from searches import ended, make_search, steps
@@ -19,8 +22,9 @@ TRIALS = 30
 
 
 def score_of(asked: Asked) -> float:
-    """Return a score that is best at 16 factors."""
-    return 1 - abs(int(asked.settings.get("models.als.factors", 64)) - 16) / 64
+    """Return a score that is best at 16 factors and a low learning rate."""
+    factors, lr = asked.settings.get("models.als.factors", 64), asked.settings.get("train.lr", 0)
+    return float(1 - abs(int(factors) - 16) / 64 - lr)
 
 
 def run(search: Search, record: Record, most: int = TRIALS) -> Record:
@@ -100,21 +104,46 @@ def test_a_configuration_that_has_been_run_is_known_and_not_run_again(tmp_path: 
         assert end.metrics["ndcg@10"] == score_of(record.asked[number])
 
 
-def test_settings_that_do_not_go_together_are_a_failed_trial(tmp_path: Path) -> None:
-    space = {
-        "models.item_lm.hidden_size": {"type": "choice", "values": [64, 72]},
-        "models.item_lm.heads": {"type": "choice", "values": [1, 2]},
-    }
-    search = make_search(tmp_path, search="item_lm", space=space, budget={"trials": 20})
-    proposer, record = Proposer(search.settings, search.space), Record()
-    ran = 0
-    for asked in search_trials(search, record, proposer, record.note):
-        ran += 1
+SHAPES = {  # of nine pairs three are no shape that the ranking engine runs
+    "models.item_lm.hidden_size": {"type": "choice", "values": [64, 72, 128]},
+    "models.item_lm.heads": {"type": "choice", "values": [1, 2, 4]},
+    "train.lr": {"type": "log_uniform", "low": 1e-4, "high": 1e-2},
+}
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe", "nsga2"])
+def test_settings_that_do_not_go_together_are_drawn_again_and_cost_no_trial(
+    searcher: str, tmp_path: Path
+) -> None:
+    changes = {"search": "item_lm", "space": SHAPES, "scheduler": "fifo", "searcher": searcher}
+    search = make_search(tmp_path, budget={"trials": TRIALS}, **changes)
+    unbroken = run(search, Record())
+    assert len(unbroken.finished) == TRIALS
+    assert {end.state for end in unbroken.finished.values()} <= {"done", "known"}
+    assert any(asked.rejected for asked in unbroken.asked.values())
+    broken = Record()
+    for most in (3, 14, 25, TRIALS):
+        broken = run(search, Record([*broken.asked.values(), *broken.finished.values()]), most)
+    assert broken.asked == unbroken.asked
+
+
+def test_tpe_learns_which_settings_do_not_go_together(tmp_path: Path) -> None:
+    search = make_search(tmp_path, search="item_lm", space=SHAPES, budget={"trials": TRIALS})
+    record = run(search, Record())
+    late = [len(record.asked[number].rejected) for number in range(20, TRIALS)]
+    assert sum(late) < 10  # less than one a trial
+
+
+def test_settings_that_hardly_ever_go_together_are_a_failed_trial(tmp_path: Path) -> None:
+    some = make_search(tmp_path, search="item_lm", space=SHAPES, budget={"trials": 5})
+    never = Space({"models.item_lm.heads": Choice(type="choice", values=(3, 5, 7))})
+    search = replace(some, space=never)
+    record = Record()
+    for asked in search_trials(search, record, Proposer(search.settings, never), record.note):
         record.note(ended(asked, 0.5))
-    failed = [end for end in record.finished.values() if end.state == "failed"]
-    assert failed
-    assert "runs heads of" in str(failed[0].error)
-    assert ran + len(failed) <= 20
+    states = [end.state for end in record.finished.values()]
+    assert states == ["done", *["failed"] * 4]
+    assert "runs heads of" in str(record.finished[1].error)
 
 
 def test_what_has_failed_is_not_run_again(tmp_path: Path) -> None:
@@ -158,6 +187,21 @@ def test_stopped_trials_count_behind_those_that_ran_on(tmp_path: Path) -> None:
     (trial,) = proposer.study.trials
     assert trial.state.name == "PRUNED"
     assert trial.intermediate_values == {2: 0.2}
+
+
+def test_stopped_trials_of_an_earlier_run_count_as_stopped(tmp_path: Path) -> None:
+    search = make_search(tmp_path)
+    proposer, earlier = Proposer(search.settings, search.space), Record()
+    for number, state in ((1, "done"), (2, "stopped"), (3, "cut"), (4, "failed")):
+        asked = Proposer(search.settings, search.space).propose(number, 7)
+        earlier.note(asked)
+        metrics = {} if state == "failed" else {"ndcg@10": 0.2}
+        end = ended(asked, 0.2, state=state, metrics=metrics, steps=steps(0.1, 0.2))
+        earlier.note(end)
+    assert proposer.warm_up(earlier) == 3
+    trials = proposer.study.trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "PRUNED"]
+    assert [trial.intermediate_values for trial in trials] == [{}, {2: 0.2}, {2: 0.2}]
 
 
 def test_luck_does_not_win(tmp_path: Path) -> None:

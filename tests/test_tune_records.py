@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from safetensors import SafetensorError
 
 from heliograph.config import HeliographConfig
 from heliograph.workspace import InputError
+from heliograph_tune.disk import is_full, room_on_disk
 from heliograph_tune.loggers import PACKAGES, require_loggers, write_trial
-from heliograph_tune.records import Asked, Event, Journal, Over, Record, read_journal
-from heliograph_tune.run_folder import create_run, locked, newest_run, room_on_disk
+from heliograph_tune.proposer import Proposer
+from heliograph_tune.records import Asked, Event, Finished, Journal, Over, Record, read_journal
+from heliograph_tune.run_folder import create_run, locked, newest_run
+from heliograph_tune.schedulers import scheduler_of
 from heliograph_tune.table import TRIALS_FILE, write_trials
+from heliograph_tune.trials_to_run import BASELINE, repeat_trials, search_trials
 from searches import ended, make_search, search_content, steps, write_config, write_search
 
 
@@ -53,10 +63,84 @@ def test_half_a_line_that_a_kill_left_is_cut_off(torn: bytes, tmp_path: Path) ->
     assert [event.number for event in read_journal(path) if isinstance(event, Asked)] == [0, 1]
 
 
+@contextmanager
+def files_no_longer_than(length: int) -> Iterator[None]:
+    """Let no file of this process grow beyond so many bytes: a write that would is cut short."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (length, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_line_that_was_written_in_part_is_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.append(asked(0))
+        whole = path.read_bytes()
+        with files_no_longer_than(len(whole) + 7), pytest.raises(InputError, match="--resume"):
+            journal.append(asked(1))
+        assert path.read_bytes() == whole
+        journal.append(asked(2))
+    assert [event.number for event in read_journal(path) if isinstance(event, Asked)] == [0, 2]
+
+
+@pytest.mark.parametrize("line", ["asked", "finished"])
+def test_a_run_goes_on_when_a_line_of_its_journal_was_deleted(line: str, tmp_path: Path) -> None:
+    search = make_search(tmp_path, searcher="random", budget={"trials": 8}, repeat={"best": 1})
+    trials = [asked(number, **{"models.als.factors": 9 + number}) for number in range(6)]
+    events: list[Asked | Finished] = []
+    for trial in trials:
+        events += [trial, ended(trial, 0.5)]
+    record = Record(event for event in events if (event.event, event.number) != (line, 3))
+    write_trials(record, search.config, tmp_path)
+    lr = {"train.lr": {"type": "log_uniform", "low": 1e-4, "high": 1e-2}}
+    scheduler_of(make_search(tmp_path, search="item_lm", space=lr), record)  # asha: of all ends
+    proposer = Proposer(search.settings, search.space)
+    proposer.learn_all(record)
+    handed_out = []
+    trials_left = search_trials(search, record, proposer, record.note)
+    for trial in itertools.islice(trials_left, 9):  # the same one was handed out for ever
+        handed_out.append(trial.number)
+        record.note(ended(trial, 0.1))
+    assert handed_out == ([6, 7, 8] if line == "asked" else [3, 6, 7])
+    assert len(record.finished) == 8
+    again = [trial.number for trial in repeat_trials(search, record, record.note)]
+    assert again[0] == max(handed_out) + 1
+    assert len(again) == 6
+
+
+def test_the_configuration_as_it_stands_is_run_again_where_its_line_is_gone(
+    tmp_path: Path,
+) -> None:
+    search = make_search(tmp_path, budget={"trials": 2})
+    first = asked(1, **{"models.als.factors": 9})
+    record = Record([first, ended(first, 0.5)])
+    trials = search_trials(search, record, Proposer(search.settings, search.space), record.note)
+    assert next(trials).number == BASELINE
+
+
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text('{"event": "asked"}\n')
     with pytest.raises(InputError, match="line 1 of .* is damaged"):
         list(read_journal(tmp_path / "journal.jsonl"))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_from_other_errors(code: int) -> None:
+    bare = OSError(code, os.strerror(code))
+    assert is_full(bare)
+    assert is_full(SafetensorError(f"I/O error: {os.strerror(code)} (os error {code})"))
+    try:
+        try:
+            raise bare
+        except OSError as error:
+            raise ValueError("the model cannot be written") from error
+    except ValueError as error:
+        assert is_full(error)
+    assert not is_full(OSError(errno.EACCES, os.strerror(errno.EACCES)))
+    assert not is_full(ValueError("no"))
 
 
 @pytest.mark.skipif(
@@ -171,6 +255,15 @@ def test_only_a_run_of_the_same_part_and_objectives_can_be_learned_from(tmp_path
     with pytest.raises(InputError, match="but this search is of transitions"):
         changes = {"search": "transitions", "space": space, "warm_start": earlier}
         create_run(make_search(tmp_path, **changes))
+
+
+def test_a_run_on_other_data_cannot_be_learned_from(tmp_path: Path) -> None:
+    earlier, data = create_run(make_search(tmp_path)), {"items": "a", "events": "b", "index": "c"}
+    earlier.check_learned_from(data)  # it has not begun, so it has no trials
+    earlier.check_inputs(data)
+    earlier.check_learned_from(data | {"index": "another"})
+    with pytest.raises(InputError, match=r"warm_start: .*als-1 saw other events.*warm_start out"):
+        earlier.check_learned_from(data | {"events": "others"})
 
 
 def test_changed_data_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,7 @@ def test_a_promotion_says_whether_it_is_better(low: float, high: float, told: st
     assert told in page
     assert "as it stands" in page
     assert "trial 3: factors=9" in page
+    assert "read before" not in page
+    console.print(promotion_table(replace(promotion, read_before="2026-01-02T03:04:05+00:00")))
+    page = " ".join(console.export_text().split())
+    assert "a promotion that began 2026-01-02T03:04:05+00:00 did not come to its end" in page

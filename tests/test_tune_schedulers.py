@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from heliograph.workspace import InputError
-from heliograph_tune.promote import promote
+from heliograph.significance import PairedDifference
+from heliograph.workspace import InputError, write_json
+from heliograph_tune.promote import PROMOTION_FILE, Promotion, begin_reading, promote
 from heliograph_tune.records import Asked, Event, Journal, Over, Record
 from heliograph_tune.run_folder import create_run
 from heliograph_tune.schedulers import most_epochs, scheduler_of
@@ -82,3 +84,34 @@ def test_the_configuration_as_it_stands_is_nothing_to_promote(tmp_path: Path) ->
             journal.append(event)
     with pytest.raises(InputError, match="better than the configuration as it stands"):
         promote(folder, Silent())
+
+
+def test_that_test_items_are_read_is_written_down_before(tmp_path: Path) -> None:
+    folder = create_run(item_lm_search(tmp_path))
+    against, other = tmp_path / "shop.yaml", tmp_path / "other.yaml"
+    assert begin_reading(folder, against) is None
+    began = begin_reading(folder, against)  # the first one was killed
+    assert began is not None
+    assert began == begin_reading(folder, against)
+    with pytest.raises(InputError, match=r"for one comparison.*with .*shop.yaml, not with"):
+        begin_reading(folder, other)
+
+
+def test_a_promoted_run_is_not_compared_with_another_configuration(tmp_path: Path) -> None:
+    folder = create_run(item_lm_search(tmp_path))
+    found = Promotion(
+        trial=3,
+        settings={},
+        validation=0.2,
+        ndcg=0.12,
+        ndcg_before=0.1,
+        against=str(tmp_path / "shop.yaml"),
+        difference=PairedDifference(100, 0.02, 0.01, 0.03, 0.04, 0.04),
+        config=str(folder.best),
+        bundle="bundle",
+    )
+    write_json(folder.path / PROMOTION_FILE, asdict(found))
+    assert promote(folder, Silent()) == found
+    assert promote(folder, Silent(), tmp_path / "shop.yaml") == found
+    with pytest.raises(InputError, match=r"with .*shop.yaml, not with .*other.yaml"):
+        promote(folder, Silent(), tmp_path / "other.yaml")

@@ -15,14 +15,17 @@ from typing import Any
 
 import pytest
 import ray
+from safetensors import SafetensorError
 
 from heliograph.config import HeliographConfig
-from heliograph.workspace import InputError
-from heliograph_tune.prepare import Prepared
+from heliograph.config_file import dump_config
+from heliograph.workspace import InputError, hash_files
+from heliograph_tune.prepare import Prepared, prepare
 from heliograph_tune.records import Report, Step
 from heliograph_tune.run_folder import RunFolder, create_run
 from heliograph_tune.search import run_prepared, run_search
 from heliograph_tune.search_file import load_search
+from heliograph_tune.setting import with_settings
 from search_runs import EPOCHS, TRIALS, nobody, run, write
 from searches import make_search
 from small_shop import Silent
@@ -122,6 +125,44 @@ def test_no_number_an_error_and_a_death_are_recorded_and_the_search_goes_on(
 
 
 @dataclass(frozen=True)
+class NoRoom:
+    """A judge of many factors whose disk is full for as long as a file is there."""
+
+    full: Path
+
+    def judge(
+        self, config: HeliographConfig, ks: tuple[int, ...], checkpoint: Path, report: Report
+    ) -> dict[str, float]:
+        """See `heliograph_tune.judges.Judge`."""
+        if config.models.als.factors > 2 and self.full.exists():
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        return {"ndcg@10": 1 / config.models.als.factors}
+
+
+def test_a_full_disk_in_a_worker_stops_the_search_and_its_trial_runs_when_there_is_room(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    space = {"models.als.factors": {"type": "choice", "values": [1, 2, 3, 4]}}
+    changes: dict[str, Any] = {"overrides": ["models.als.factors=1"], "searcher": "random"}
+    budget = {"trials": 8, "concurrency": 2}
+    search = make_search(tmp_path, space=space, budget=budget, repeat={"best": 0}, **changes)
+    full, folder = tmp_path / "full", create_run(search)
+    full.touch()
+    told = rf"trial \d+ stopped on .*{folder.path}.* MB are free; .*No space left.*--resume"
+    with pytest.raises(InputError, match=told):
+        run_prepared(search, folder, Prepared(NoRoom(full), {}), nobody)
+    before = folder.record()
+    assert before.open
+    assert not [end for end in before.finished.values() if end.state == "failed"]
+    full.unlink()
+    record = run_prepared(search, folder, Prepared(NoRoom(full), {}), nobody)
+    assert record.is_complete
+    assert not record.open
+    assert {end.state for end in record.finished.values()} == {"done", "known"}
+    assert {number: record.finished[number] for number in before.finished} == before.finished
+
+
+@dataclass(frozen=True)
 class Endless:
     """A judge that reports and never ends."""
 
@@ -149,6 +190,75 @@ def test_more_processors_than_there_are_are_refused(shop: Path) -> None:
         run(write(shop, budget=budget))
 
 
+@pytest.mark.parametrize(
+    ("model", "path", "values"),
+    [("transitions", "window", [1, 5, 9]), ("text", "half_life", [1.0, 3.0, 9.0])],
+)
+def test_models_without_luck_are_searched_and_not_run_again(
+    model: str, path: str, values: list[float], shop: Path
+) -> None:
+    space = {f"models.{model}.{path}": {"type": "choice", "values": values}}
+    changes = {"name": model, "search": model, "space": space, "scheduler": None}
+    record = run(write(shop, **changes, budget={"trials": 4}, repeat={"best": 1}))
+    assert record.is_complete
+    assert not record.of("repeat")
+    assert {end.state for end in record.finished.values()} <= {"done", "known"}
+    assert all(end.metrics["ndcg@10"] > 0 for end in record.finished.values())
+
+
+def model_files(workspace: Path) -> dict[str, str]:
+    return {
+        name: str(entry["sha256"])
+        for stage in ("models", "index")
+        for name, entry in hash_files(workspace / stage).items()
+    }
+
+
+def test_a_search_on_another_configuration_leaves_the_models_of_the_workspace_alone(
+    shop: Path,
+) -> None:
+    space = {"candidates.depth": {"type": "integer", "low": 10, "high": 40}}
+    changes = {"name": "pipeline", "search": "pipeline", "scheduler": None, "space": space}
+
+    def inputs(*overrides: str) -> tuple[dict[str, str], set[str]]:
+        search, report = load_search(write(shop, **changes, overrides=list(overrides))), Silent()
+        prepared = prepare(search, create_run(search), report)
+        return prepared.inputs, {stage.name for stage in report.finished if not stage.reused}
+
+    first, _ = inputs()
+    before = model_files(shop / "workspace")
+    other, fitted = inputs("models.als.factors=4")
+    assert fitted == {"models/als", "index"}
+    assert {name for name in first if first[name] != other[name]} == fitted
+    assert model_files(shop / "workspace") == before
+    shutil.rmtree(shop / "workspace" / "models" / "als")  # whoever builds there may fit others
+    assert inputs("models.als.factors=4") == (other, set())
+
+
+def with_fewer_events(shop: Path, config: HeliographConfig) -> Path:
+    """Write a configuration of a workspace of its own, whose events lack the last one."""
+    lines = (shop / "events.csv").read_text().splitlines(keepends=True)
+    (shop / "fewer.csv").write_text("".join(lines[:-1]))
+    changes = {"events.path": str(shop / "fewer.csv"), "workspace": str(shop / "fewer")}
+    path = shop / "fewer.yaml"
+    path.write_text(dump_config(with_settings(config, changes)))
+    return path
+
+
+class KilledError(Exception):
+    """Stands for the end of a process."""
+
+
+class KilledWhenTheBundleBegins(Silent):
+    """Ends the second of two builds when its test items have been read."""
+
+    def start(self, stage: str, total: int | None) -> None:
+        """Begin a stage."""
+        begun = [result.name for result in self.finished]
+        if stage == "bundle" and begun.count("evaluation") == 2:
+            raise KilledError
+
+
 def test_a_pipeline_is_searched_promoted_and_reported(shop: Path) -> None:
     from heliograph_tune.promote import PROMOTION_FILE, promote
     from heliograph_tune.report import write_report
@@ -166,10 +276,20 @@ def test_a_pipeline_is_searched_promoted_and_reported(shop: Path) -> None:
     assert len(record.finished) == 10
     page = write_report(folder, folder.path / "report.html").read_text()
     assert "pipeline-1: what was found" in page
-    found = promote(folder, Silent())
+    others = with_settings(search.config, {"seed": 3, "evaluation.max_users": 50})
+    against = shop / "against.yaml"  # in whose own evaluation other users are asked
+    against.write_text(dump_config(others))
+    with pytest.raises(InputError, match="has other events than the search"):
+        promote(folder, Silent(), with_fewer_events(shop, others))
+    with pytest.raises(KilledError):
+        promote(folder, KilledWhenTheBundleBegins(), against)
+    found = promote(folder, Silent(), against)
+    assert found.read_before is not None
     assert Path(found.bundle, "manifest.json").is_file()
     assert found.difference.users == 120
     written = json.loads((folder.path / PROMOTION_FILE).read_text())
     assert promote(RunFolder(folder.path), Silent()) == found
+    with pytest.raises(InputError, match="for one comparison"):
+        promote(folder, Silent(), shop / "shop.yaml")
     assert written["trial"] == found.trial
     assert found.difference.difference > 0

@@ -169,6 +169,56 @@ def test_a_condition_that_cannot_hold_is_refused(
     assert told in refused(tmp_path, search=ITEM_LM, space=space)
 
 
+def test_a_condition_on_any_number_of_a_range_is_refused(tmp_path: Path) -> None:
+    lr = {"type": "log_uniform", "low": 1e-4, "high": 1e-2}
+    dropout = uniform(0, 0.5) | {"where": {"train.lr": [1e-3]}}
+    why = refused(tmp_path, search=ITEM_LM, space={"train.lr": lr, "train.dropout": dropout})
+    assert "train.dropout: where names train.lr, which is any number from 0.0001 to 0.01" in why
+    assert "practically never" in why
+    whole = {"type": "integer", "low": 1, "high": 3}
+    layers = {"models.item_lm.layers": whole, "train.dropout": uniform(0, 0.5)}
+    layers["train.dropout"] |= {"where": {"models.item_lm.layers": [1, 2]}}
+    assert make_search(tmp_path, search=ITEM_LM, space=layers).space.parameters
+
+
+INFINITE = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, INFINITE), (-INFINITE, 1), (0, float("nan")), (-1.7e308, 1.7e308)]
+)
+def test_bounds_and_the_distance_between_them_are_finite(
+    low: float, high: float, tmp_path: Path
+) -> None:
+    space = space_of("models.transitions.popularity_exponent", **uniform(low, high))
+    assert "finite" in refused(tmp_path, search="transitions", space=space)
+
+
+def test_what_would_never_end_is_refused(tmp_path: Path) -> None:
+    assert "finite" in refused(tmp_path, budget={"minutes": INFINITE})
+    assert "finite" in refused(tmp_path, goal={"ndcg@10": INFINITE})
+    serving = {"search": "serving", "space": {"candidates.count": uniform(1, 9)}}
+    assert "finite" in refused(tmp_path, **serving, load={"seconds": INFINITE})
+
+
+def test_a_space_whose_draws_are_mostly_invalid_is_refused_with_the_reason(tmp_path: Path) -> None:
+    space = space_of("models.item_lm.hidden_size", type="integer", low=65, high=95)
+    why = refused(tmp_path, search=ITEM_LM, space=space)
+    assert "64 of 64 draws from this space are no valid configuration" in why
+    assert "over 2 heads gives heads of" in why
+    assert "choice" in why
+    replicas = space_of("serve.rank.max_replicas", type="integer", low=1, high=2)
+    few = ["serve.rank.max_replicas=3", "serve.rank.min_replicas=3"]
+    why = refused(tmp_path, search="serving", space=replicas, overrides=few)
+    assert "is less than min_replicas 3" in why
+
+
+def test_a_space_of_which_some_draws_are_invalid_is_taken(tmp_path: Path) -> None:
+    space = space_of("models.item_lm.hidden_size", type="choice", values=[64, 128])
+    space |= space_of("models.item_lm.heads", type="choice", values=[1, 2, 4])  # not 64 over 4
+    assert make_search(tmp_path, search=ITEM_LM, space=space).space.parameters
+
+
 def test_conditions_in_a_circle_are_refused(tmp_path: Path) -> None:
     circle = {"type": "choice", "values": ["float32"], "where": {"train.negatives": [8]}}
     space = CONDITIONAL | {"train.precision": circle}

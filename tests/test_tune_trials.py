@@ -22,6 +22,7 @@ from heliograph.config import (
     TextConfig,
     TransitionsConfig,
 )
+from heliograph.evaluation import measure as measure_rankings
 from heliograph.events import Interactions
 from heliograph.index import VectorIndex
 from heliograph.models.als import Als
@@ -38,7 +39,7 @@ from heliograph_tune.knowledge import without_test_items
 from heliograph_tune.model_trials import MODEL_TRIALS
 from heliograph_tune.pareto import pareto_front
 from heliograph_tune.pipeline_evidence import PipelineEvidence, gather
-from heliograph_tune.pipeline_trial import fit, judge_pipeline, rank_items
+from heliograph_tune.pipeline_trial import fit, halves, judge_pipeline, rank_items
 from heliograph_tune.records import Asked, Step
 from heliograph_tune.setting import with_settings
 from heliograph_tune.worker import Task, measure
@@ -237,6 +238,40 @@ def test_fixed_weights_are_judged_by_everyone(evidence: PipelineEvidence, tmp_pa
     assert judge_pipeline(evidence, setting, KS) == judge_pipeline(
         evidence, setting.model_copy(update={"seed": 8}), KS
     )
+
+
+FIXED = {"candidates.count": 10, "candidates.depth": 10, "candidates.weights": {"als": 1.0}}
+FITTED = {"candidates.count": 10, "candidates.depth": 10}
+
+
+@pytest.mark.parametrize("settings", [FIXED, FITTED])
+def test_where_weights_are_drawn_everyone_is_judged_by_users_that_the_weights_are_not_fitted_to(
+    settings: dict[str, object], evidence: PipelineEvidence, tmp_path: Path
+) -> None:
+    searched = config(tmp_path, **settings)
+    repeated = searched.model_copy(update={"seed": searched.seed + 1})
+    seen, unseen = halves(len(evidence.targets), searched.seed)
+    assert not set(seen) & set(unseen)
+    assert len(seen) + len(unseen) == len(evidence.targets)
+    for setting, judged, others in ((searched, seen, unseen), (repeated, unseen, seen)):
+        blend = fit(evidence.take(others), setting)
+        ranking = rank_items(evidence.take(judged), blend, setting, max(KS))
+        expected = measure_rankings(ranking, evidence.targets[judged], KS, N_ITEMS)
+        assert judge_pipeline(evidence, setting, KS, searched.seed) == pytest.approx(expected)
+
+
+def test_a_repetition_of_drawn_weights_reads_no_target_that_the_search_was_judged_by(
+    evidence: PipelineEvidence, tmp_path: Path
+) -> None:
+    searched = config(tmp_path, **FIXED)
+    repeated = searched.model_copy(update={"seed": searched.seed + 1})
+    seen, _ = halves(len(evidence.targets), searched.seed)
+    targets = evidence.targets.copy()
+    targets[seen] = (targets[seen] + 7) % N_ITEMS
+    other = replace(evidence, targets=targets)
+    cut = searched.seed
+    assert judge_pipeline(other, searched, KS, cut) != judge_pipeline(evidence, searched, KS, cut)
+    assert judge_pipeline(other, repeated, KS, cut) == judge_pipeline(evidence, repeated, KS, cut)
 
 
 def test_the_front_is_what_nothing_beats_in_everything() -> None:

@@ -33,7 +33,7 @@ tune = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Search for better settings: `heliograph tune SEARCH.yaml`, then `report`, `promote`.\n\n"
-    "Example: heliograph tune tune/movielens-item-lm.yaml",
+    "Example: heliograph tune tune/movielens.yaml",
 )
 
 RunPath = Annotated[
@@ -56,7 +56,7 @@ def search_command(
     Starts Ray if none runs, joins the cluster if one does. Whatever ends it, --resume goes on, and
     no finished trial is run again.
 
-    Example: heliograph tune tune/movielens-item-lm.yaml --resume
+    Example: heliograph tune tune/movielens.yaml --resume
     """
     from heliograph.display import StageProgress
     from heliograph_tune.progress import SearchProgress, best_table, outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from optuna import Trial
@@ -44,6 +45,8 @@ class _Range(_Distribution):
         low, high = (getattr(self, bound) for bound in ("low", "high"))
         if low >= high:
             raise ValueError(f"low is {low:g} and high is {high:g}; low must be the smaller one")
+        if isinstance(low, float) and not math.isfinite(high - low):
+            raise ValueError(f"from {low:g} to {high:g} is no finite distance; narrow it")
         return self
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from heliograph.catalog import Catalogue
 from heliograph.config import HeliographConfig
+from heliograph.splits import NextItems
 from heliograph_tune.knowledge import Knowledge
 from heliograph_tune.pipeline_evidence import PipelineEvidence
 from heliograph_tune.records import Report
@@ -16,6 +17,7 @@ from heliograph_tune.search_file import SECONDS, LoadConfig
 from heliograph_tune.visitors import Visitors
 
 if TYPE_CHECKING:
+    from heliograph_tune.retrieval_trial import Opinion
     from heliograph_tune.serving_trial import Place
 
 
@@ -57,6 +59,8 @@ class PipelineJudge:
     """Puts a pipeline together from what fixed models say."""
 
     evidence: PipelineEvidence
+    cut: int | None = None
+    """Where weights are drawn, the seed of the search; see `pipeline_trial`."""
 
     def judge(
         self, config: HeliographConfig, ks: tuple[int, ...], checkpoint: Path, report: Report
@@ -65,7 +69,28 @@ class PipelineJudge:
         from heliograph_tune.pipeline_trial import judge_pipeline
 
         start = time.perf_counter()
-        metrics = judge_pipeline(self.evidence, config, ks)
+        metrics = judge_pipeline(self.evidence, config, ks, self.cut)
+        return metrics | {SECONDS: time.perf_counter() - start}
+
+
+@dataclass(frozen=True)
+class RetrievalJudge:
+    """Fits the sources anew and puts them together with an item LM that stays as it is."""
+
+    known: Knowledge
+    opinion: Opinion
+    asked: NextItems
+    cut: int | None = None
+    """Where weights are drawn, the seed of the search; see `pipeline_trial`."""
+
+    def judge(
+        self, config: HeliographConfig, ks: tuple[int, ...], checkpoint: Path, report: Report
+    ) -> dict[str, float]:
+        """See `Judge`."""
+        from heliograph_tune.retrieval_trial import judge_retrieval
+
+        start = time.perf_counter()
+        metrics = judge_retrieval(self.known, self.opinion, self.asked, config, ks, self.cut)
         return metrics | {SECONDS: time.perf_counter() - start}
 
 

@@ -34,3 +34,14 @@ def without_test_items(
     """Keep what may be known before the test: training events and validation items."""
     split = leave_one_out(interactions)
     return Knowledge(split.train, split.validation_items(), n_items, vectors)
+
+
+def vectors_of(known: Knowledge) -> NDArray[np.float32]:
+    """Return the vectors of the texts.
+
+    Raises:
+        ValueError: The search was given none.
+    """
+    if known.vectors is None:
+        raise ValueError("this model reads texts, but the search was given no vectors of them")
+    return known.vectors

@@ -13,7 +13,7 @@ from heliograph.config import HeliographConfig
 from heliograph.evaluation import measure, top_items
 from heliograph.models import Model
 from heliograph.splits import NextItems
-from heliograph_tune.knowledge import Knowledge
+from heliograph_tune.knowledge import Knowledge, vectors_of
 from heliograph_tune.records import Report, Step
 from heliograph_tune.search_file import BEST, BY_EPOCH, SECONDS
 
@@ -70,7 +70,7 @@ def text(
     from heliograph.models.text import Text
 
     start = time.perf_counter()
-    model = Text.fit(config.models.text, _vectors(known))
+    model = Text.fit(config.models.text, vectors_of(known))
     return _measured(model, known, config, ks, time.perf_counter() - start)
 
 
@@ -105,7 +105,7 @@ def item_lm(
     from heliograph.models.item_lm_training import fit_item_lm
     from heliograph.models.text import Text
 
-    vectors = Text.fit(config.models.text, _vectors(known)).item_vectors
+    vectors = Text.fit(config.models.text, vectors_of(known)).item_vectors
     shape, seed = config.models.item_lm, config.seed
     train = config.train.model_copy(update={"workers": 1})  # trials run side by side instead
     best = 0.0
@@ -153,9 +153,3 @@ def _ranking(model: Model, asked: NextItems, k: int) -> NDArray[np.int32]:
         )
     ]
     return np.concatenate(chunks) if chunks else np.empty((0, k), np.int32)
-
-
-def _vectors(known: Knowledge) -> NDArray[np.float32]:
-    if known.vectors is None:
-        raise ValueError("this model reads texts, but the search was given no vectors of them")
-    return known.vectors

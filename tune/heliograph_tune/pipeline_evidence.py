@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,18 @@ from heliograph.ranking.fitting import Contest
 from heliograph.sources import Limits, Sources
 from heliograph.splits import NextItems
 
-if TYPE_CHECKING:
-    from heliograph.models.item_lm import ItemLM  # with torch, which no trial of a pipeline needs
-
 USERS_A_CHUNK = 512
 """Users asked about at once: bounds memory to this many rows of the catalogue."""
 
 NOT_PROPOSED = np.iinfo(np.uint16).max
+
+
+class Scores(Protocol):
+    """An item LM, or what one has said."""
+
+    def scores(self, histories: Sequence[History]) -> NDArray[np.float32]:
+        """Return (histories, items) log-probabilities of coming next."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class PipelineEvidence:
 
 
 def gather(
-    sources: Sources, item_lm: ItemLM, asked: NextItems, deepest: int, n_items: int
+    sources: Sources, item_lm: Scores, asked: NextItems, deepest: int, n_items: int
 ) -> PipelineEvidence:
     """Ask every model once.
 
@@ -161,7 +166,7 @@ class _Row:
 
 
 def _rows(
-    sources: Sources, item_lm: ItemLM, histories: Sequence[History], deepest: int
+    sources: Sources, item_lm: Scores, histories: Sequence[History], deepest: int
 ) -> Iterator[_Row]:
     log_probabilities = item_lm.scores(histories)
     own = top_items(log_probabilities, histories, deepest)

@@ -3,6 +3,11 @@
 Where weights are fitted, the users are cut into two halves, and each half is ranked with the
 weights that were fitted on the other: a setting cannot win by fitting better to those it is judged
 by. Repetitions with other seeds cut other halves.
+
+Where a search draws weights, it is the search that fits them, to the users by whom its trials are
+judged. So these are one half of the users, and the other half judges when the best are run again:
+drawn weights by users that they were not chosen by, fitted ones by users that they were not fitted
+on.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ SPARSE = 0.3
 
 
 def judge_pipeline(
-    known: PipelineEvidence, config: HeliographConfig, ks: tuple[int, ...]
+    known: PipelineEvidence, config: HeliographConfig, ks: tuple[int, ...], cut: int | None = None
 ) -> dict[str, float]:
     """Return the metrics of a pipeline on validation, each user judged by foreign weights.
 
@@ -31,12 +36,22 @@ def judge_pipeline(
         known: What the models say.
         config: Of candidates and ranking; its seed cuts the halves.
         ks: Cut-offs of the metrics.
+        cut: Where weights are drawn, the seed of the search: it cuts the halves, and who has
+            another one is a repetition.
     """
     ranking = np.full((len(known.targets), max(ks)), NO_ITEM, np.int32)
-    for fitted_on, judged in _parts(known, config):
+    parts = _parts(known, config, cut)
+    for fitted_on, judged in parts:
         blend = fit(known.take(fitted_on), config)
         ranking[judged] = rank_items(known.take(judged), blend, config, max(ks))
-    return measure(ranking, known.targets, ks, known.n_items)
+    everyone = np.sort(np.concatenate([judged for _, judged in parts]))
+    return measure(ranking[everyone], known.targets[everyone], ks, known.n_items)
+
+
+def halves(users: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut so many users into two halves at random."""
+    first, second = np.array_split(np.random.default_rng(seed).permutation(users), 2)
+    return first, second
 
 
 def fit(known: PipelineEvidence, config: HeliographConfig) -> Blend:
@@ -84,14 +99,17 @@ def rank_items(
 
 
 def _parts(
-    known: PipelineEvidence, config: HeliographConfig
+    known: PipelineEvidence, config: HeliographConfig, cut: int | None
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Return pairs of users to fit on and users to judge by; every user is judged once."""
-    users = np.arange(len(known.targets))
+    """Return pairs of users to fit on and users to judge by; nobody is judged twice."""
+    users = len(known.targets)
+    if cut is not None:
+        first, second = halves(users, cut)
+        return [(second, first) if config.seed == cut else (first, second)]
     if config.candidates.weights is not None:
-        return [(users, users)]  # nothing is fitted
-    halves = np.array_split(np.random.default_rng(config.seed).permutation(users), 2)
-    return [(halves[0], halves[1]), (halves[1], halves[0])]
+        return [(np.arange(users), np.arange(users))]  # nothing is fitted
+    first, second = halves(users, config.seed)
+    return [(first, second), (second, first)]
 
 
 def _weighed(known: PipelineEvidence, weights: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -96,7 +96,7 @@ def member(search: Search, record: Record, generation: int, place: int) -> Asked
         if chosen[place] != place:
             settings = _changed(search, settings, 1 + last_epoch(search, generation - 1), rng)
     return Asked(
-        number=len(record.asked),
+        number=record.next_number,
         seed=search.config.seed,
         settings=settings | length,
         member=Member(generation=generation, place=place, parent=parent),
@@ -155,9 +155,12 @@ def latest(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lineage(record: Record, number: int) -> list[Asked]:
-    """Return the trials whose weights a trial has, from the first generation to itself."""
-    asked = record.asked[number]
-    if asked.member is None:
+    """Return the trials whose weights a trial has, from the first generation to itself.
+
+    What went before a trial that is missing in the record is missing too.
+    """
+    asked = record.asked.get(number)
+    if asked is None or asked.member is None:
         return []
     above = [] if asked.member.parent is None else lineage(record, asked.member.parent)
     return [*above, asked]

@@ -13,9 +13,17 @@ from heliograph.embedding import read_vectors
 from heliograph.events import Interactions, read_events
 from heliograph.stages import Report
 from heliograph_tune.distributions import Choice
-from heliograph_tune.judges import Judge, ModelJudge, PipelineJudge, ServingJudge
+from heliograph_tune.fitted import fit_for_trials
+from heliograph_tune.judges import (
+    Judge,
+    ModelJudge,
+    PipelineJudge,
+    RetrievalJudge,
+    ServingJudge,
+)
 from heliograph_tune.knowledge import without_test_items
 from heliograph_tune.pipeline_evidence import PipelineEvidence, gather
+from heliograph_tune.repetition import draws_weights
 from heliograph_tune.run_folder import BUILDING, SEARCHES, RunFolder, locked
 from heliograph_tune.search_file import Search, cutoffs
 from heliograph_tune.visitors import Visitors
@@ -46,7 +54,9 @@ def prepare(search: Search, folder: RunFolder, report: Report) -> Prepared:
         build.ingest()
         match search.settings.search:
             case "pipeline":
-                judge: Judge = PipelineJudge(_evidence(search, build))
+                judge: Judge = PipelineJudge(_evidence(search, build), _cut(search))
+            case "retrieval":
+                judge = _retrieval(search, build)
             case "serving":
                 return _serving(search, folder, build)
             case _:
@@ -80,17 +90,35 @@ def _evidence(search: Search, build: Build) -> PipelineEvidence:
     from heliograph.models.item_lm import ItemLM
 
     build.embed()
-    build.train()
-    build.index()
     config = search.config
     known = without_test_items(_events(build), len(build.catalogue), None)
     return gather(
-        read_sources(config.workspace),
+        read_sources(fit_for_trials(build, known)),
         ItemLM.load(build.stages.folder("models/item_lm")),
         known.held_out.sample(config.evaluation.max_users, config.seed),
         deepest(search),
         len(build.catalogue),
     )
+
+
+def _retrieval(search: Search, build: Build) -> Judge:
+    from heliograph.models.item_lm import ItemLM
+    from heliograph_tune.retrieval_trial import Opinion, require_room
+
+    build.embed()
+    config, n_items = search.config, len(build.catalogue)
+    vectors = read_vectors(build.stages.folder("embeddings"))
+    known = without_test_items(_events(build), n_items, vectors)
+    asked = known.held_out.sample(config.evaluation.max_users, config.seed)
+    require_room(len(asked.targets), n_items)
+    fit_for_trials(build, known)
+    item_lm = ItemLM.load(build.stages.folder("models/item_lm"))
+    opinion = Opinion(item_lm.scores(asked.histories), asked.histories)
+    return RetrievalJudge(known, opinion, asked, _cut(search))
+
+
+def _cut(search: Search) -> int | None:
+    return search.config.seed if draws_weights(search) else None
 
 
 def _serving(search: Search, folder: RunFolder, build: Build) -> Prepared:

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from heliograph_tune import repetition
 from heliograph_tune.goal import keeps, said
 from heliograph_tune.population import generations, most_trials
 from heliograph_tune.records import Asked, Finished, Record, Step
@@ -85,20 +86,8 @@ class SearchProgress:
         spent = self._spent + time.monotonic() - (self._began or time.monotonic())
         return (
             f"{self._generation()}{counts or 'no trial has ended'}; running: {at or 'none'}; "
-            f"{_clock(spent)} spent, {self._left(spent)}"
+            f"{_clock(spent)} spent, {_left(seconds_left(self.search, self.record, spent))}"
         )
-
-    def _left(self, spent: float) -> str:
-        budget, ended = self.search.settings.budget, len(self.record.finished)
-        left = [] if budget.minutes is None else [60 * budget.minutes - spent]
-        trials = most_trials(self.search)
-        if trials is not None and ended:
-            left.append(spent / ended * (trials + self._repeats() - ended))
-        return f"about {_clock(max(min(left), 0))} left" if left else "time left unknown"
-
-    def _repeats(self) -> int:
-        repeat = self.search.settings.repeat
-        return (repeat.best + 1) * repeat.seeds if repeat.best else 0
 
     def _generation(self) -> str:
         """Say how far a population has come."""
@@ -108,11 +97,44 @@ class SearchProgress:
         return f"generation {members[-1].generation} of {generations(self.search)}; "
 
 
+def seconds_left(search: Search, record: Record, spent: float) -> float | None:
+    """Return how long a search will take from now on, its repetitions included; None: nobody knows.
+
+    Args:
+        search: At work.
+        record: What has happened.
+        spent: Wall time so far, in seconds.
+    """
+    budget = search.settings.budget
+    searched, repeated = (
+        [record.finished[asked.number] for asked in record.of(phase)]
+        for phase in ("search", "repeat")
+    )
+    left = [] if budget.minutes is None else [max(60 * budget.minutes - spent, 0.0)]
+    most = most_trials(search)
+    if most is not None and searched:
+        left.append(spent / len(searched) * max(most - len(searched), 0))
+    if any(asked.phase == "repeat" for asked in record.asked.values()):
+        left = [0.0]  # the search itself is over, and the best are run again
+    worked = sum(end.seconds for end in (*searched, *repeated))
+    whole = [end.seconds for end in (*searched, *repeated) if end.state == "done"]
+    if not left or not whole or not worked:
+        return min(left, default=None)
+    again = max(repetition.runs(search) - len(repeated), 0)
+    wall = spent / worked  # less than 1 where several are at work at once
+    return min(left) + again * wall * sum(whole) / len(whole)
+
+
+def _left(seconds: float | None) -> str:
+    return "time left unknown" if seconds is None else f"about {_clock(seconds)} left"
+
+
 def best_table(search: Search, record: Record) -> Table:
     """Lay out the best configurations so far."""
     objectives = search.settings.objectives
-    table = Table(title=f"{search.settings.name}: best so far")
-    columns = ("trial", *objectives, "with other seeds", "seconds", "differs in")
+    caption = repetition.told(search) if repetition.is_without_luck(search) else None
+    table = Table(title=f"{search.settings.name}: best so far", caption=caption)
+    columns = ("trial", *objectives, repetition.column(search), "seconds", "differs in")
     for column in columns[:-1]:
         table.add_column(column, justify="right")
     table.add_column(columns[-1], overflow="fold")
@@ -188,7 +210,8 @@ def promotion_table(promotion: Promotion) -> Table:
     """Lay out what a promotion came to."""
     found = promotion.difference
     title = f"Test NDCG@10 of {found.users:,} users, as served"
-    table = Table(title=title, caption=f"{_verdict(found)}{_measured(promotion)}")
+    caption = f"{_verdict(found)}{_measured(promotion)}{_read_before(promotion)}"
+    table = Table(title=title, caption=caption)
     table.add_column("", overflow="fold")
     for column in ("NDCG@10", "difference (95 %)", "p"):
         table.add_column(column, justify="right")
@@ -207,6 +230,16 @@ def _measured(promotion: Promotion) -> str:
         f"\n{name} in trials: {figure(value)}"
         + (f", as it stands {figure(before[name])}" if name in before else "")
         for name, value in promotion.reached.items()
+    )
+
+
+def _read_before(promotion: Promotion) -> str:
+    """Say that the test items were read more than once, if they were."""
+    if promotion.read_before is None:
+        return ""
+    return (
+        f"\nthe test items were read before: a promotion that began {promotion.read_before} did "
+        "not come to its end"
     )
 
 

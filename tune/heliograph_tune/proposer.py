@@ -7,21 +7,21 @@ told the same again proposes the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from heliograph_tune.distributions import Drawn
 from heliograph_tune.records import Asked, Finished, Record
 from heliograph_tune.search_file import SearchConfig, is_minimised
 from heliograph_tune.space import Space
 
 POPULATION = 20
 """Of NSGA-II: searches here have tens or hundreds of trials, not thousands."""
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class OrderedNSGAII(NSGAIISampler):
@@ -50,14 +50,15 @@ class Proposer:
         )
         self._places: dict[int, int] = {}  # number of a trial -> its number in the study
 
-    def propose(self, number: int, seed: int) -> Asked:
+    def propose(self, number: int, seed: int, attempt: int = 0) -> Asked:
         """Propose the trial of a number.
 
         Args:
             number: Of the trial.
             seed: That the trial is run with.
+            attempt: Each one draws something else.
         """
-        self.study.sampler = self._sampler(number)
+        self.study.sampler = self._sampler(number, attempt)
         trial = self.study.ask()
         settings = self.space.draw(trial)
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
@@ -70,19 +71,23 @@ class Proposer:
             attributes=dict(frozen.system_attrs),
         )
 
+    def reject(self, asked: Asked) -> dict[str, Drawn]:
+        """Learn that a proposal is no valid configuration; returns what was drawn for it.
+
+        It counts as worse than everything that was run: whoever forgot it would draw it again.
+        """
+        place = self._places.pop(asked.number)
+        self.study.tell(place, state=TrialState.PRUNED)
+        return dict(asked.drawn or {})
+
     def note(self, asked: Asked) -> None:
         """Learn of a trial that was handed out without being proposed here and now."""
         if asked.drawn is None:
             return
+        for drawn in asked.rejected:
+            self._add(drawn, TrialState.PRUNED)
         self._places[asked.number] = len(self.study.get_trials(deepcopy=False))
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.RUNNING,
-                params=dict(asked.drawn),
-                distributions=self.space.distributions(asked.drawn),
-                system_attrs=asked.attributes,
-            )
-        )
+        self._add(asked.drawn, TrialState.RUNNING, system_attrs=asked.attributes)
 
     def learn(self, finished: Finished) -> None:
         """Learn from the end of a trial."""
@@ -92,11 +97,11 @@ class Proposer:
         values = self.values_of(finished)
         if values is None:
             self.study.tell(place, state=TrialState.FAIL)
-        elif finished.state in ("stopped", "cut") and len(values) == 1:
-            # a pruned trial counts by its last value, behind those that went further
+        elif (reached := _reached(finished, values)) is not None:
             running = self.study.get_trials(deepcopy=False)[place]
             trial = optuna.Trial(self.study, running._trial_id)
-            trial.report(values[0], finished.steps[-1].step if finished.steps else 0)
+            for step, value in reached.items():
+                trial.report(value, step)
             self.study.tell(place, state=TrialState.PRUNED)
         else:
             self.study.tell(place, list(values))
@@ -114,16 +119,13 @@ class Proposer:
         known = 0
         for asked in earlier.of("search"):
             drawn = self.space.drawn_for(asked.settings) if asked.drawn is not None else None
-            values = self.values_of(earlier.finished[asked.number])
+            values = self.values_of(end := earlier.finished[asked.number])
             if drawn is None or values is None:
                 continue
-            self.study.add_trial(
-                optuna.trial.create_trial(
-                    values=list(values),
-                    params=dict(drawn),
-                    distributions=self.space.distributions(drawn),
-                )
-            )
+            if (reached := _reached(end, values)) is not None:
+                self._add(drawn, TrialState.PRUNED, intermediate_values=reached)
+            else:
+                self._add(drawn, TrialState.COMPLETE, values=values)
             known += 1
         return known
 
@@ -134,8 +136,30 @@ class Proposer:
         values = [finished.metrics.get(objective) for objective in self.settings.objectives]
         return None if None in values else [value for value in values if value is not None]
 
-    def _sampler(self, number: int) -> BaseSampler:
-        seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
+    def _add(
+        self,
+        drawn: Mapping[str, Drawn],
+        state: TrialState,
+        *,
+        values: Sequence[float] | None = None,
+        intermediate_values: dict[int, float] | None = None,
+        system_attrs: dict[str, Any] | None = None,
+    ) -> None:
+        """Add a trial that was not proposed here."""
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                values=values,
+                params=dict(drawn),
+                distributions=self.space.distributions(drawn),
+                intermediate_values=intermediate_values,
+                system_attrs=system_attrs,
+            )
+        )
+
+    def _sampler(self, number: int, attempt: int) -> BaseSampler:
+        entropy = [self.settings.seed, number, attempt]
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         match self.settings.searcher:
             case "random":
                 return RandomSampler(seed=seed)
@@ -143,3 +167,13 @@ class Proposer:
                 return TPESampler(seed=seed)
             case "nsga2":
                 return OrderedNSGAII(seed=seed, population_size=POPULATION)
+
+
+def _reached(finished: Finished, values: Sequence[float]) -> dict[int, float] | None:
+    """Return the last step of a trial that was ended early, and its value there.
+
+    Such a trial counts by that value, behind those that went further. None for all others.
+    """
+    if finished.state not in ("stopped", "cut") or len(values) != 1:
+        return None
+    return {finished.steps[-1].step if finished.steps else 0: values[0]}

@@ -19,7 +19,7 @@ from heliograph.workspace import InputError
 from heliograph_tune.records import Asked, Finished, State, Step
 from heliograph_tune.search_file import BEST, BY_EPOCH, Budget
 from heliograph_tune.version import code_version
-from heliograph_tune.worker import ERROR, FINAL, METRIC, NODE, STARTED, STEP, step_of
+from heliograph_tune.worker import ERROR, FINAL, FULL, METRIC, NODE, STARTED, STEP, step_of
 
 
 class RaySearcher(Searcher):
@@ -48,7 +48,8 @@ class RaySearcher(Searcher):
         self.stepped = stepped
         self.budget = budget
         self.failure: InputError | None = None
-        """Why the phase ended; kept, because Ray Tune drops what its searchers raise."""
+        """Why the phase ended; kept, because Ray Tune drops what its searchers raise. Nothing is
+        written down after it: what was at work then is run again with --resume."""
 
         self._began = time.monotonic() - spent_s
         self._running: dict[str, Asked] = {}
@@ -81,6 +82,8 @@ class RaySearcher(Searcher):
         """Note what a trial reports."""
         number = self._running[trial_id].number
         self._last[number] = result
+        if FULL in result and self.failure is None:
+            self.failure = InputError(result[FULL])
         if STEP in result and FINAL not in result:
             step = step_of(result)
             self._steps[number][step.step] = step
@@ -118,6 +121,8 @@ class RaySearcher(Searcher):
         """Write an end down; what the trial said of its own end counts more than `state`."""
         last = self._last.pop(asked.number)
         steps = tuple(self._steps.pop(asked.number).values())
+        if self.failure is not None:
+            return
         if FINAL in last:
             state, error = ("failed", last[ERROR]) if ERROR in last else ("done", None)
         finished = Finished(

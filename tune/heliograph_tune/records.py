@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self
@@ -17,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from heliograph.config import Config
 from heliograph.workspace import InputError
+from heliograph_tune.disk import full, is_full
 from heliograph_tune.distributions import Drawn
 
 Phase = Literal["search", "repeat"]
@@ -57,6 +59,9 @@ class Asked(Config):
 
     attributes: dict[str, Any] = {}
     """What the searcher notes for itself."""
+
+    rejected: tuple[dict[str, Drawn], ...] = ()
+    """What was drawn before it and is no valid configuration; the searcher draws it less often."""
 
     member: Member | None = None
     """None in searches without a population, and for the configuration as it stands."""
@@ -149,9 +154,11 @@ class Journal:
         """Write a line and wait until it is on the disk.
 
         Raises:
-            InputError: The disk is full or not writable. Nothing that was written before is lost.
+            InputError: The disk is full or not writable. What was written before is there, and no
+                part of the line.
         """
         line = event.model_dump_json().encode() + b"\n"
+        end = os.fstat(self._file).st_size
         try:
             while line:
                 line = line[os.write(self._file, line) :]
@@ -159,9 +166,13 @@ class Journal:
         except OSError as error:
             if error.errno == errno.EINVAL:  # what has no disk behind it cannot be waited for
                 return
+            with suppress(OSError):  # whoever opens it next cuts half a line off
+                os.ftruncate(self._file, end)
+            if is_full(error):
+                raise InputError(full(self.path, "the search stopped", error)) from error
             raise InputError(
-                f"{self.path} cannot be written ({error.strerror}); make room and go on with "
-                "--resume: no finished trial is lost"
+                f"{self.path} cannot be written ({error.strerror}); go on with --resume when it "
+                "can be: no finished trial is lost"
             ) from error
 
 
@@ -177,12 +188,16 @@ def read_journal(path: Path) -> Iterator[Event]:
             yield EVENTS.validate_json(line)
         except ValidationError as error:
             raise InputError(
-                f"line {number} of {path} is damaged; delete it, and its trial runs again"
+                f"line {number} of {path} is damaged; delete it and go on with --resume: if it was "
+                "the end of a trial, that runs again; if the beginning, another takes its place"
             ) from error
 
 
 class Record:
-    """All that is known of a search, from its journal."""
+    """All that is known of a search, from its journal.
+
+    An end without its beginning, which was deleted because it was damaged, does not count.
+    """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.asked: dict[int, Asked] = {}
@@ -196,10 +211,15 @@ class Record:
         match event:
             case Asked():
                 self.asked[event.number] = event
-            case Finished():
+            case Finished() if event.number in self.asked:
                 self.finished[event.number] = event
             case Over():
                 self.over.add(event.phase)
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next trial: none is used twice, also where one is missing."""
+        return 1 + max(self.asked, default=-1)
 
     @property
     def open(self) -> list[Asked]:

@@ -15,6 +15,7 @@ from heliograph.config_file import dump_config
 from heliograph.report.charts import Bar, Group, grouped_bars
 from heliograph.report.layout import Cell, Table
 from heliograph.workspace import InputError
+from heliograph_tune import repetition
 from heliograph_tune.goal import keeps, said
 from heliograph_tune.importance import importance_of
 from heliograph_tune.pareto import front
@@ -74,6 +75,7 @@ def render(search: Search, record: Record, name: str) -> str:
         search=search.settings,
         is_complete=record.is_complete,
         sentences=verdict(search, record, ranked),
+        how_judged=repetition.told(search),
         standing_table=standing_table(search, record, ranked),
         best_by_trial=best_by_trial(search, record),
         course_table=course_table(search, record, ranked[0].number),
@@ -95,6 +97,8 @@ def verdict(search: Search, record: Record, ranked: list[Standing]) -> list[str]
     how = f"a mean {objective} of {best.mean:.4f} over {len(best.repeated)} other seeds"
     if not best.repeated:
         how = f"a {objective} of {best.score:.4f}, in one run that was not repeated"
+    elif repetition.draws_weights(search):
+        how = f"a {objective} of {best.mean:.4f} among users whom the search had not seen"
     if not keeps(settings.goal, best.metrics):
         return [
             f"No trial keeps the goal, {said(settings.goal)}. Nearest comes trial {best.number}: "
@@ -148,7 +152,7 @@ def front_table(search: Search, record: Record, best: Standing) -> Table | None:
 def standing_table(search: Search, record: Record, ranked: list[Standing]) -> Table:
     """Lay out the configurations that were run again."""
     objective = search.settings.objectives[0]
-    columns = ["trial", objective, "mean with other seeds", "each", "differs in"]
+    columns = ["trial", objective, f"mean {repetition.column(search)}", "each", "differs in"]
     rows = [
         [
             Cell("as it stands" if found.is_baseline else f"{found.number}", words=True),

@@ -41,7 +41,7 @@ def _origin(record: Record, member: Member) -> str:
     """Say where the weights of a trial came from."""
     if member.parent is None:
         return "at random, with settings that were drawn"
-    parent = record.asked[member.parent].member
-    if parent is not None and parent.place == member.place:
+    parent = record.asked.get(member.parent)
+    if parent is not None and parent.member and parent.member.place == member.place:
         return "went on"
     return f"a copy of trial {member.parent}, with settings changed"

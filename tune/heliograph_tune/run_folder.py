@@ -8,12 +8,15 @@ trials.parquet   the same as a table
 checkpoints/     of trials at work
 bundles/         what trials of the running graph serve
 promoted/        what `promote` built
+
+Beside the runs, `fitted/` has the models that their trials stand on (`fitted.py`).
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -26,6 +29,7 @@ import yaml
 
 from heliograph.config_file import dump_config
 from heliograph.workspace import InputError, write_json
+from heliograph_tune.disk import room_on_disk
 from heliograph_tune.records import Record, read_journal
 from heliograph_tune.search_file import Search, parse_search
 
@@ -36,6 +40,8 @@ BUILDING = "building"
 SEARCH_FILE = "search.yaml"
 CONFIG_FILE = "config.yaml"
 INPUTS_FILE = "inputs.json"
+DATA = ("items", "events")
+"""Of the inputs, what everything is judged by."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +105,33 @@ class RunFolder:
         Raises:
             InputError: It is not.
         """
-        file = self.path / INPUTS_FILE
-        before = yaml.safe_load(file.read_text()) if file.is_file() else dict(inputs)
+        before = self.inputs() or dict(inputs)
         changed = [name for name in inputs if before.get(name) != inputs[name]]
         if changed:
             raise InputError(
                 f"{', '.join(changed)} changed since {self.path} began: its trials cannot be "
                 "compared with new ones; start a new search (without --resume)"
             )
-        write_json(file, before)
+        write_json(self.path / INPUTS_FILE, before)
+
+    def check_learned_from(self, inputs: Mapping[str, str]) -> None:
+        """Check that a search of these inputs can learn from this run.
+
+        Raises:
+            InputError: Its trials saw other data, so their scores say nothing here.
+        """
+        theirs = self.inputs()
+        other = [name for name in DATA if theirs and theirs.get(name) != inputs.get(name)]
+        if other:
+            raise InputError(
+                f"warm_start: {self.path} saw other {' and '.join(other)}, so its scores say "
+                "nothing of these data; take warm_start out, or name a run on the same data"
+            )
+
+    def inputs(self) -> dict[str, str]:
+        """Return what the trials saw; nothing of a run that has not begun."""
+        file = self.path / INPUTS_FILE
+        return dict(json.loads(file.read_text())) if file.is_file() else {}
 
 
 def create_run(search: Search) -> RunFolder:
@@ -116,7 +140,7 @@ def create_run(search: Search) -> RunFolder:
     Raises:
         InputError: The run that it is to learn from is none, or of something else.
     """
-    earlier_record(search)
+    earlier_run(search)
     searches = search.config.workspace / SEARCHES
     whole = searches / f".{search.settings.name}.{os.getpid()}"
     with room_on_disk(searches):
@@ -161,8 +185,8 @@ def newest_run(search: Search) -> RunFolder:
     return run
 
 
-def earlier_record(search: Search) -> Record | None:
-    """Read the run that a search is to learn from, if it names one.
+def earlier_run(search: Search) -> RunFolder | None:
+    """Find the run that a search is to learn from, if it names one.
 
     Raises:
         InputError: There is no run, or it is of another part or lacks an objective.
@@ -178,25 +202,7 @@ def earlier_record(search: Search) -> Record | None:
             f"{', '.join(theirs.objectives)}, but this search is of {ours.search} by "
             f"{', '.join(ours.objectives)}; name a run of the same part that has every objective"
         )
-    return earlier.record()
-
-
-@contextmanager
-def room_on_disk(path: Path) -> Iterator[None]:
-    """Turn the error of a full disk into one that says what to do.
-
-    Raises:
-        InputError: The disk, or what may be used of it, is full.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"the disk of {path} is full; make room and try again, with --resume if the search had "
-            "begun: no finished trial is lost"
-        ) from error
+    return earlier
 
 
 @contextmanager

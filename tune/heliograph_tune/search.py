@@ -16,12 +16,13 @@ from heliograph.cluster import ray_cluster
 from heliograph.config_file import dump_config
 from heliograph.stages import Report as BuildReport
 from heliograph.workspace import InputError
+from heliograph_tune.disk import room_on_disk
 from heliograph_tune.loggers import require_loggers, write_trial
 from heliograph_tune.population import without_heirs
 from heliograph_tune.prepare import Prepared, prepare
 from heliograph_tune.proposer import Proposer
 from heliograph_tune.records import Asked, Event, Finished, Journal, Over, Record, Step
-from heliograph_tune.run_folder import RunFolder, earlier_record, locked, room_on_disk
+from heliograph_tune.run_folder import RunFolder, earlier_run, locked
 from heliograph_tune.schedulers import fifo, scheduler_of
 from heliograph_tune.search_file import Search
 from heliograph_tune.setting import with_settings
@@ -123,8 +124,9 @@ def _search(sitting: Sitting, task: Task) -> None:
     search, record = sitting.search, sitting.record
     settings = search.settings
     proposer = Proposer(settings, search.space)
-    if (earlier := earlier_record(search)) is not None:
-        proposer.warm_up(earlier)
+    if (earlier := earlier_run(search)) is not None:
+        earlier.check_learned_from(sitting.folder.inputs())
+        proposer.warm_up(earlier.record())
     proposer.learn_all(record)
 
     def write(event: Event) -> None:

@@ -16,15 +16,23 @@ from heliograph.evaluation import METRICS
 from heliograph_tune.distributions import Distribution
 from heliograph_tune.space import Space, check_space
 
-Searched = Literal["als", "text", "transitions", "item_lm", "pipeline", "serving"]
-"""What a search can be over: one model, the pipeline on top of fitted models, or the running graph.
-"""
+Searched = Literal["als", "text", "transitions", "item_lm", "retrieval", "pipeline", "serving"]
+"""What a search can be over: one model, all sources and how they are put together, the pipeline on
+top of fitted models, or the running graph."""
 
 READS: dict[Searched, tuple[str, ...]] = {
     "als": ("models.als",),
     "text": ("models.text",),
     "transitions": ("models.transitions",),
     "item_lm": ("models.item_lm", "train"),
+    "retrieval": (
+        "models.als",
+        "models.popularity",
+        "models.text",
+        "models.transitions",
+        "candidates",
+        "ranking",
+    ),
     "pipeline": ("candidates", "ranking"),
     "serving": (
         "candidates.count",

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import optuna
 from optuna import Trial
 from optuna.distributions import BaseDistribution
+from optuna.samplers import RandomSampler
 
 from heliograph.config import HeliographConfig
 from heliograph.config_file import ConfigError
@@ -18,11 +20,18 @@ from heliograph_tune.distributions import (
     Distribution,
     Drawn,
     Integer,
+    LogUniform,
+    Uniform,
     draw,
     drawn_for,
     for_optuna,
 )
 from heliograph_tune.setting import Setting, find_setting, value_at, with_settings
+
+SAMPLE = 64
+"""Draws by which a space is judged before anything starts."""
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Space:
@@ -37,6 +46,19 @@ class Space:
         for path, distribution in parameters.items():
             _check_condition(path, distribution, parameters)
         self.parameters = {path: parameters[path] for path in _ordered(parameters)}
+
+    @property
+    def settings_drawn(self) -> set[str]:
+        """Every path that some trial may set, those in the mappings of a section among them."""
+        inner = {
+            f"{path}.{name}"
+            for path, distribution in self.parameters.items()
+            if isinstance(distribution, Choice)
+            for value in distribution.values
+            if isinstance(value, Mapping)
+            for name in value
+        }
+        return inner | set(self.parameters)
 
     def draw(self, trial: Trial) -> dict[str, Any]:
         """Draw a value for every parameter whose condition holds."""
@@ -103,7 +125,9 @@ def check_space(
         if isinstance(distribution, Choice) and _is_alone(path, checked):
             for value in distribution.values:
                 with_settings(config, {path: value})
-    return Space(checked)
+    space = Space(checked)
+    _check_draws(space, config)
+    return space
 
 
 def _checked(setting: Setting, distribution: Distribution) -> Distribution:
@@ -151,6 +175,12 @@ def _check_condition(
         if parent is None or other == path:
             names = ", ".join(name for name in parameters if name != path)
             raise ConfigError(f"{path}: where names {other}, which is not searched; here: {names}")
+        if isinstance(parent, Uniform | LogUniform):
+            raise ConfigError(
+                f"{path}: where names {other}, which is any number from {parent.low:g} to "
+                f"{parent.high:g} and so practically never {values[0]!r}; draw {other} from "
+                "type: choice, or take where out"
+            )
         for value in values:
             if drawn_for(parent, value) is None:
                 raise ConfigError(f"{path}: where {other} is {value!r}, which is never drawn")
@@ -176,6 +206,24 @@ def _holds(distribution: Distribution, settings: Mapping[str, Any]) -> bool:
     return all(
         path in settings and settings[path] in values for path, values in distribution.where.items()
     )
+
+
+def _check_draws(space: Space, config: HeliographConfig) -> None:
+    """Refuse a space of which most draws could not be run: it would be searched in a corner."""
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    invalid = []
+    for _ in range(SAMPLE):
+        try:
+            with_settings(config, space.draw(study.ask()))
+        except ConfigError as error:
+            invalid.append(error)
+    if 2 * len(invalid) > SAMPLE:
+        raise ConfigError(
+            f"{len(invalid)} of {SAMPLE} draws from this space are no valid configuration, such as "
+            f"one with {str(invalid[0]).splitlines()[-1].strip()}; narrow the space, or draw "
+            "settings that go together as one choice of mappings, such as models.item_lm: "
+            "{type: choice, values: [{hidden_size: 64, heads: 2}, {hidden_size: 96, heads: 3}]}"
+        )
 
 
 def _is_alone(path: str, parameters: Mapping[str, Distribution]) -> bool:

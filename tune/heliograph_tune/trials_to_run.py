@@ -10,16 +10,22 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from heliograph.config_file import ConfigError
+from heliograph_tune.distributions import Drawn
 from heliograph_tune.goal import is_judged, merit
 from heliograph_tune.population import follows, generation_of, generations, member
 from heliograph_tune.proposer import Proposer
 from heliograph_tune.records import Asked, Event, Finished, Record, State, key_of
+from heliograph_tune.repetition import seeds
 from heliograph_tune.search_file import Search
 from heliograph_tune.setting import with_settings
 from heliograph_tune.version import code_version
 
 FRUITLESS = 200
 """Draws in a row that need not or cannot be run, after which a space counts as used up."""
+
+REDRAWS = 100
+"""Draws that are no valid configuration, after which a trial is made of the next one, whatever it
+is. Of a space that was not refused, about every other draw is valid."""
 
 Write = Callable[[Event], None]
 
@@ -35,7 +41,7 @@ def search_trials(
     most, fruitless = search.settings.budget.trials, 0
     first = {_key(search, asked): number for number, asked in sorted(record.asked.items())[::-1]}
     while (most is None or len(record.asked) < most) and fruitless < FRUITLESS:
-        asked = _next(search, len(record.asked), proposer)
+        asked = _next(search, record, proposer)
         write(asked)
         earlier = first.setdefault(_key(search, asked), asked.number)
         end = _known_end(search, asked, record.finished.get(earlier))
@@ -75,11 +81,11 @@ def repeat_trials(search: Search, record: Record, write: Write) -> Iterator[Aske
     yield from [asked for asked in record.open if asked.phase == "repeat"]
     there = {(asked.repeats, asked.seed) for asked in record.asked.values()}
     for number in to_repeat(search, record):
-        for seed in range(1, search.settings.repeat.seeds + 1):
+        for seed in range(1, seeds(search) + 1):
             if (number, search.config.seed + seed) in there:
                 continue
             asked = Asked(
-                number=len(record.asked),
+                number=record.next_number,
                 phase="repeat",
                 repeats=number,
                 seed=search.config.seed + seed,
@@ -91,10 +97,11 @@ def repeat_trials(search: Search, record: Record, write: Write) -> Iterator[Aske
 
 def to_repeat(search: Search, record: Record) -> list[int]:
     """Return the trials whose configurations are run again, the best one first."""
-    if search.settings.repeat.best == 0:
+    if seeds(search) == 0:
         return []
     ranked = [number for number in by_score(search, record) if number != BASELINE]
-    return [*ranked[: search.settings.repeat.best], BASELINE]
+    as_it_stands = [BASELINE] if BASELINE in record.asked else []
+    return ranked[: search.settings.repeat.best] + as_it_stands
 
 
 def by_score(search: Search, record: Record) -> list[int]:
@@ -133,12 +140,21 @@ def _courses(record: Record, merits: Mapping[int, tuple[float, ...]]) -> Iterato
             yield number
 
 
-def _next(search: Search, number: int, proposer: Proposer) -> Asked:
+def _next(search: Search, record: Record, proposer: Proposer) -> Asked:
+    """Return the next trial of the search.
+
+    A draw that is no valid configuration costs no trial: another one is drawn in its place.
+    """
     seed = search.config.seed
-    if number != BASELINE:
-        return proposer.propose(number, seed)
+    if BASELINE in record.asked:
+        rejected: list[dict[str, Drawn]] = []
+        asked = proposer.propose(record.next_number, seed)
+        while len(rejected) < REDRAWS and _problem(search, asked) is not None:
+            rejected.append(proposer.reject(asked))
+            asked = proposer.propose(record.next_number, seed, len(rejected))
+        return asked.model_copy(update={"rejected": tuple(rejected)})
     drawn = search.space.drawn_for(search.space.settings_of(search.config))
-    asked = Asked(number=number, seed=seed, settings={}, drawn=drawn)
+    asked = Asked(number=BASELINE, seed=seed, settings={}, drawn=drawn)
     proposer.note(asked)
     return asked
 
@@ -155,10 +171,16 @@ def _known_end(search: Search, asked: Asked, earlier: Finished | None) -> Finish
         return _end(asked, "known", earlier.metrics, None)
     if earlier is not None and earlier.state == "failed":
         return _end(asked, "failed", {}, f"as trial {earlier.number} did: {earlier.error}")
+    problem = _problem(search, asked)
+    return None if problem is None else _end(asked, "failed", {}, problem)
+
+
+def _problem(search: Search, asked: Asked) -> str | None:
+    """Say why the settings of a trial are no valid configuration, if they are none."""
     try:
         with_settings(search.config, asked.settings)
     except ConfigError as error:
-        return _end(asked, "failed", {}, str(error))
+        return str(error)
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from heliograph.config import HeliographConfig
+from heliograph_tune.disk import full, is_full
 from heliograph_tune.judges import Judge
 from heliograph_tune.records import Asked, Report, Step
 from heliograph_tune.run_folder import RunFolder
@@ -27,6 +29,9 @@ FINAL = "final"
 """Is in the last report of a trial that came to its end, well or badly."""
 
 ERROR = "error"
+FULL = "full"
+"""In the report of a trial that found a disk full: what to tell. It has not ended."""
+
 METRIC = "metric."
 """Before the names of metrics of the whole trial."""
 
@@ -47,6 +52,8 @@ class Task:
 def run_trial(config: dict[str, Any], task: Task) -> None:
     """Run one trial; an error is its result, so that the search goes on.
 
+    But not that of a full disk, which says nothing of the trial: it ends the search.
+
     Args:
         config: `trial` holds what was asked, as `Asked` has it.
         task: Of all trials.
@@ -64,6 +71,9 @@ def run_trial(config: dict[str, Any], task: Task) -> None:
         metrics = measure(task, asked, report)
         _check_finite(metrics, task.settings.objectives)
     except Exception as error:  # whatever it is, the next trial may do better
+        if is_full(error):
+            tune.report(started | {FULL: _told_full(task, asked, error)})
+            return
         tune.report(started | {FINAL: True, ERROR: f"{type(error).__name__}: {error}"})
         return
     values = {f"{METRIC}{name}": value for name, value in metrics.items() if math.isfinite(value)}
@@ -105,6 +115,14 @@ def step_of(result: Mapping[str, Any]) -> Step:
         if name.startswith(VALUE)
     }
     return Step(step=result[STEP], values=values)
+
+
+def _told_full(task: Task, asked: Asked, error: Exception) -> str:
+    """Say which disk is full, on which machine."""
+    place = RunFolder(task.folder).checkpoint(asked.number)
+    named = error.filename if isinstance(error, OSError) else None
+    what = f"trial {asked.number} stopped on {socket.gethostname()}"
+    return full(Path(named) if isinstance(named, str) else place, what, error)
 
 
 def _check_finite(metrics: Mapping[str, float], objectives: tuple[str, ...]) -> None:

@@ -1,0 +1,63 @@
+"""Models that a search has fitted before its trials, kept by what they were fitted with.
+
+The models of the workspace are those of whoever builds there: a search on another configuration,
+such as the `best.yaml` of an earlier run, leaves them as they are. And a run that goes on finds the
+models that its trials have seen, whatever has been built since.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from heliograph.build import Build
+from heliograph.config import HeliographConfig
+from heliograph.model_stages import Part, build_indexes, fit_models
+from heliograph.stages import Stages
+from heliograph.workspace import digest_of
+from heliograph_tune.knowledge import Knowledge
+from heliograph_tune.run_folder import SEARCHES
+
+FITTED = "fitted"
+STAGES_KEPT = ("models", "index")
+DECIDES = {"items", "events", "embedding", "models", "train", "seed"}
+"""Sections of the configuration that decide what is fitted."""
+
+
+def fitted_folder(config: HeliographConfig) -> Path:
+    """Return where the models of a configuration are kept."""
+    key = digest_of(config.model_dump_json(include=DECIDES))[:12]
+    return config.workspace / SEARCHES / FITTED / key
+
+
+def fit_for_trials(build: Build, known: Knowledge) -> Path:
+    """Fit and index every model, as far as it has not been done; returns the folder.
+
+    A workspace without any models has none to be kept, so they are fitted there, for everybody.
+
+    Args:
+        build: Its items, events and embeddings are there; from now on its models are those here.
+        known: What models may be fitted on.
+    """
+    config, size = build.config, len(build.catalogue)
+    if not (config.workspace / "models").exists():
+        build.train()
+        build.index()
+    folder = fitted_folder(config)
+    for name in STAGES_KEPT:
+        if (config.workspace / name).is_dir() and not (folder / name).exists():
+            shutil.copytree(config.workspace / name, folder / name)
+    stages = Stages(folder, build.stages.report)
+    stages.results |= build.stages.results
+    fit_models(stages, config, Part("", "events", known.train, known.held_out, config.train), size)
+    build_indexes(stages, "", size)
+    build.stages.results |= stages.results
+    return folder
+
+
+def copy_fitted(config: HeliographConfig, workspace: Path) -> None:
+    """Put the models of a configuration into a workspace, if a search has fitted them."""
+    for name in STAGES_KEPT:
+        if (kept := fitted_folder(config) / name).is_dir():
+            shutil.rmtree(workspace / name, ignore_errors=True)
+            shutil.copytree(kept, workspace / name)
