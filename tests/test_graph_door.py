@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from heliograph.workspace import InputError
 from heliograph_serve.access import SCOPE_OF
 from heliograph_serve.graph import running_graph
 from heliograph_serve.status import graph_at
+from processes import replicas
 
 pytestmark = pytest.mark.cluster
 
@@ -163,6 +165,29 @@ def test_more_than_the_bound_gets_503_at_once_and_recovery_is_immediate(
     for line in held:
         line.close()
     eventually(lambda: ask(url, keys["read"]).is_success, within_s=2)
+
+
+def test_a_client_that_hangs_up_is_noticed_while_its_request_waits(
+    url: str, keys: dict[str, str]
+) -> None:
+    (rank,) = replicas("Rank")
+    left = sum(line["status"] == 499 for line in log_lines())
+    os.kill(rank.pid, signal.SIGSTOP)
+    try:
+        address = httpx.URL(url)
+        with socket.create_connection((address.host, address.port or 80)) as client:
+            body = json.dumps({"user_id": "user-5", "deadline_ms": 9_000}).encode()
+            head = (
+                f"POST /v1/recommendations HTTP/1.1\r\nHost: shop\r\n"
+                f"Authorization: Bearer {keys['read']}\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n"
+            )
+            client.sendall(head.encode() + body)
+            time.sleep(0.5)  # nothing tells from outside that it waits for the item LM
+        eventually(lambda: sum(line["status"] == 499 for line in log_lines()) > left, within_s=5)
+    finally:
+        os.kill(rank.pid, signal.SIGCONT)
+    eventually(lambda: ask(url, keys["read"]).json()["tier"] == "generative")
 
 
 def test_a_flood_is_answered_or_refused_and_never_fails(url: str, keys: dict[str, str]) -> None:

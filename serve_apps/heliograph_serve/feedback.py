@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,6 +46,7 @@ from heliograph_serve.serving import Serving
 from heliograph_serve.shelf import Holder, Shelf
 from heliograph_serve.stage import Stage, StageUnavailable
 from heliograph_serve.tombstones import Tombstones
+from heliograph_serve.warm_up import RECENT_USERS, warm_up
 
 REQUESTS_A_COMMIT = 32
 """With a thousand events in each, a commit of so many takes one or two seconds, not five."""
@@ -88,6 +90,9 @@ class FeedbackIngress(Holder[Serving]):
         self.history: Stage[str, Heard] = Stage(
             "history", self.store.heard, settings.max_batch_size
         )
+        self.recent: deque[str] = deque(maxlen=RECENT_USERS)
+        """Pseudonyms or identifiers of those who came last; some more than once."""
+
         self.events: Stage[Sequence[Event], Appended] = Stage(
             "events", self.store.append, REQUESTS_A_COMMIT
         )
@@ -195,6 +200,10 @@ class FeedbackIngress(Holder[Serving]):
         """Return what is known of a user: from a bundle, and since."""
         user = pseudonym(user_id, self.pseudonym_key)
         note_user(user)
+        self.recent.append(user)
+        return await self._known_as(serving, user, timeout_s)
+
+    async def _known_as(self, serving: Serving, user: str, timeout_s: float) -> Known:
         past = serving.histories.past(user)
         try:
             heard = await self.history.ask(user, timeout_s)
@@ -206,6 +215,15 @@ class FeedbackIngress(Holder[Serving]):
         if heard.events:
             past = merged(past, heard.events, serving.catalogue.row_of, serving.config.events)
         return Known(past, is_fresh=True)
+
+    async def warm_up(self, bundle_id: str) -> None:
+        """Answer those who came lately from a bundle that is about to be served."""
+        serving = self.shelf[bundle_id]
+
+        async def past_of(user: str) -> Past:
+            return (await self._known_as(serving, user, READ_TIMEOUT_S)).past
+
+        await warm_up(serving, self.recent, past_of)
 
     async def hears(self) -> bool:
         """Tell whether the event store answers."""
@@ -231,6 +249,8 @@ class FeedbackIngress(Holder[Serving]):
             Remembered candidates dropped.
         """
         self.tombstones.add(digest)
+        others = (user for user in self.recent if user_digest(user) != digest)
+        self.recent = deque(others, maxlen=RECENT_USERS)
         return sum(
             serving.remembered.forget(histories.get(serving.id))
             for serving in self.shelf.held.values()

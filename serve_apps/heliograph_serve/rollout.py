@@ -10,6 +10,7 @@ whoever does not hear of it reads it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -252,6 +253,8 @@ class Rollouts:
         rollout.seconds["preparing"] = _since(began)
         rollout.step, began = "checking", time.perf_counter()
         await self.fleet.ingress("smoke", rollout.bundle, timeout_s=CHECK_TIMEOUT_S)
+        with contextlib.suppress(ReplicaFailed):  # then the first answers take longer, no more
+            await self.fleet.ingress("warm_up", rollout.bundle, timeout_s=CHECK_TIMEOUT_S)
         rollout.seconds["checking"] = _since(began)
 
     async def _swap(self, rollout: Rollout, turn: Turn) -> None:
