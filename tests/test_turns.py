@@ -290,9 +290,9 @@ def test_one_replica_deploys_at_a_time_and_the_next_one_knows_what_it_comes_afte
 @pytest.mark.parametrize(
     ("lost_at", "told"),
     [
-        (1, ["prepare", "smoke"]),
-        (2, ["prepare", "smoke"]),
-        (3, ["prepare", "smoke", "prepare"]),  # of replicas that have started since
+        (1, ["prepare", "smoke", "warm_up"]),
+        (2, ["prepare", "smoke", "warm_up"]),
+        (4, ["prepare", "smoke", "warm_up", "prepare"]),  # of replicas that have started since
     ],
 )
 def test_a_deployment_that_has_lost_its_turn_swaps_and_unloads_nothing(
