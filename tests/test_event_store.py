@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -308,12 +308,14 @@ def stopped(postgres: str) -> Iterator[None]:
     postmaster = int((folder / "postmaster.pid").read_text().split()[0])
     processes = [psutil.Process(postmaster), *descendants(postmaster)]
     for process in processes:
-        process.suspend()
+        with suppress(psutil.NoSuchProcess):  # what served an earlier test may just end
+            process.suspend()
     try:
         yield
     finally:
         for process in processes:
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 @pytest.mark.cluster

@@ -21,6 +21,8 @@ SERVE_ENVIRONMENT = {
     # gRPC between deployments and user code on the replica's main loop: three times the
     # requests a second on a small machine. Blocking code must therefore use threads.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # replicas write no line a request, so what they do write need not wait for 999 others
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
     # requests enter through HAProxy instead of Serve's Python proxy
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     # replicas count their requests themselves; else HAProxy writes a line for each, which a

@@ -22,6 +22,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from heliograph_serve.batch_context import of_no_request
+
 Query = TypeVar("Query")
 Answer = TypeVar("Answer")
 
@@ -134,7 +136,9 @@ class Stage(Generic[Query, Answer]):
         queue = self._queues[name]
         boarded = queue.boarding * self._max_batch_size
         while len(queue.waiting) > boarded and len(queue.away) < self._max_away():
-            queue.away[asyncio.ensure_future(self._carry(name))] = time.monotonic()
+            loop = asyncio.get_running_loop()
+            carrying = loop.create_task(self._carry(name), context=of_no_request())
+            queue.away[carrying] = time.monotonic()
             queue.boarding += 1
             boarded += self._max_batch_size
 
