@@ -74,14 +74,14 @@ def compare_with_graph(
         EndpointError: The graph does not answer, or refuses.
         InputError: It serves another bundle, or nobody can be asked about.
     """
+    if not len(asked.targets):
+        raise InputError("no user has three events, so there is no test item to compare on")
     served_bundle = client.status(url)["bundle"]
     if served_bundle != bundle.id:
         raise InputError(
             f"{url} serves the bundle {served_bundle}, but {bundle.folder} is to be compared; "
             "serve that one, or use the configuration that the other was built from"
         )
-    if not len(asked.targets):
-        raise InputError("no user has three events, so there is no test item to compare on")
     offline = _offline(bundle, asked, progress)
     served, tiers = _served(url, bundle, asked, progress)
     return Agreement(
