@@ -1,7 +1,7 @@
 """Many small dataclasses as a few long arrays, for the way between deployments.
 
-A batch holds some hundred small arrays. Pickling each costs several microseconds on either side,
-together more than the model takes for the request; end to end they cost next to nothing.
+A batch holds some hundred small arrays. Pickled end to end they take less than half of the time
+that they take one by one, on either side.
 """
 
 from __future__ import annotations

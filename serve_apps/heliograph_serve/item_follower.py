@@ -84,7 +84,7 @@ class ItemFollower:
     async def _read(self) -> None:
         try:
             states = await self.log.after(self.change)
-        except Exception:
+        except Exception:  # whatever it was is raised; who waits for the same need not try it again
             self._failed_at = time.monotonic()
             raise
         if states:

@@ -3,7 +3,7 @@
 A source that is better alone need not make the pipeline better, because the others may know the
 same. So the settings of all sources, of candidates and of the blend are searched at once, and a
 trial is judged as the pipeline would rank. What takes long is asked once: the item LM's opinion of
-every item. The rest is fitted anew in a second or two.
+every item. The rest is fitted anew in a few seconds.
 """
 
 from __future__ import annotations
