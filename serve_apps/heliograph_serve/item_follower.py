@@ -7,7 +7,6 @@ the store at its health checks, or is asked by somebody who knows more and reads
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -20,15 +19,10 @@ from heliograph.event_store.item_log import ItemLog
 from heliograph.event_store.store import EventStore
 from heliograph.item_changes import Changes
 from heliograph.workspace import InputError
-
-FIRST_LOOK_S = 8.0
-"""A replica that cannot read the changes in this time starts without: it could not answer at all
-otherwise."""
+from heliograph_serve.lookout import Lookout
 
 PAUSE_S = 2.0
 """Who is asked with news that it cannot read tries it again after this time."""
-
-logger = logging.getLogger("ray.serve")
 
 
 class Edition(NamedTuple):
@@ -57,9 +51,10 @@ class ItemFollower:
         self._follower = follower
         self._reading = asyncio.Lock()
         self._failed_at = 0.0
-        self._looking: asyncio.Task[None] | None = None
         self._leave_alone_until = 0.0
-        self._is_failing = False
+        self._lookout = Lookout(
+            self.catch_up, "changes of items cannot be read or applied here: answering without"
+        )
 
     @property
     def change(self) -> int:
@@ -79,7 +74,7 @@ class ItemFollower:
                 if self._failed_at > asked_at:  # else each in turn waits for a store that hangs
                     raise TimeoutError("the changes of items could not be read just now")
                 await self._read()
-        self._is_failing = False
+        self._lookout.succeeded()
 
     async def _read(self) -> None:
         try:
@@ -99,29 +94,12 @@ class ItemFollower:
                 await self.catch_up(edition.change)
             except (SQLAlchemyError, OSError, InputError) as error:
                 self._leave_alone_until = time.monotonic() + PAUSE_S
-                self._failed(error)
+                self._lookout.failed(error)
         return self.change < edition.change
 
     async def look(self) -> None:
         """Begin to look for changes; the first time, wait until they are applied."""
-        is_first = self._looking is None
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.ensure_future(self._look())
-        if is_first:
-            await asyncio.wait([self._looking], timeout=FIRST_LOOK_S)
-
-    async def _look(self) -> None:
-        try:
-            await self.catch_up()
-        except Exception as error:  # what is there goes on; the next health check tries again
-            self._failed(error)
-
-    def _failed(self, error: Exception) -> None:
-        if not self._is_failing:
-            self._is_failing = True
-            logger.warning(
-                "changes of items cannot be read or applied here: answering without", exc_info=error
-            )
+        await self._lookout.look()
 
 
 def log_of(serve: ServeConfig, bundles: Path) -> ItemLog:

@@ -8,16 +8,13 @@ hear of it, or was just starting, reads the store at its health checks.
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from heliograph.event_store.store import EventStore
 from heliograph.feedback_files import user_digest
-from heliograph_serve.item_follower import FIRST_LOOK_S
+from heliograph_serve.lookout import Lookout
 
 DIGESTS_A_READ = 2000
 """Reading so many from SQLite keeps requests waiting for some milliseconds."""
-
-logger = logging.getLogger("ray.serve")
 
 
 class Tombstones:
@@ -27,8 +24,7 @@ class Tombstones:
         self._store = store
         self._digests: set[str] = set()
         self._are_read = False
-        self._looking: asyncio.Task[None] | None = None
-        self._is_failing = False
+        self._lookout = Lookout(self.catch_up, "who has been erased cannot be read")
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._digests
@@ -62,18 +58,4 @@ class Tombstones:
 
     async def look(self) -> None:
         """Begin to catch up; the first time, wait for it."""
-        is_first = self._looking is None
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.ensure_future(self._look())
-        if is_first:
-            await asyncio.wait([self._looking], timeout=FIRST_LOOK_S)
-
-    async def _look(self) -> None:
-        try:
-            await self.catch_up()
-        except Exception as error:  # the next health check tries again
-            if not self._is_failing:
-                self._is_failing = True
-                logger.warning("who has been erased cannot be read", exc_info=error)
-        else:
-            self._is_failing = False
+        await self._lookout.look()
