@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 
 import psutil
 
@@ -25,6 +26,16 @@ def memory_gib() -> dict[str, float]:
         except psutil.NoSuchProcess:
             continue
     return sizes
+
+
+def tree_gib(process: psutil.Process) -> float:
+    """Return the proportional set size in GiB of a process and all below it."""
+    total = 0.0
+    with suppress(psutil.NoSuchProcess):
+        for each in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                total += _pss_gib(each)
+    return total
 
 
 def _pss_gib(process: psutil.Process) -> float:
