@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from figures import Plan, Row, repeat, timed
 from heliograph.bundle import open_bundle
 from heliograph.events import History
+from heliograph.index import VectorIndex
 from workload import retriever_of, users_of
 
 GROUP = "retrieval alone"
@@ -27,11 +28,11 @@ def measure_retrieval(plan: Plan) -> list[Row]:
     retriever = retriever_of(bundle)
     histories = [user.history for user in users_of(bundle)]
     queries = list(retriever.sources.text.queries(histories))
-    index = retriever.sources.indexes["text"]
+    index = VectorIndex.load(bundle.path("index/text.faiss"), bundle.config.index)
     depth, count = bundle.config.candidates.depth, bundle.config.candidates.count
 
     def search(chunk: Sequence[NDArray[np.float32]]) -> object:
-        return index.on_cpu.search(np.stack(chunk), depth)
+        return index.searcher.nearest(np.stack(chunk), depth)
 
     def retrieve(chunk: Sequence[History]) -> object:
         return retriever.retrieve(chunk, count)

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heliograph import index
-from heliograph.config import ServeConfig
-from heliograph.index import NO_ITEM, VectorIndex, largest, mask_of
+from heliograph.config import IndexConfig, ServeConfig
+from heliograph.index import NO_ITEM, VectorIndex, largest, mask_of, types
 from heliograph.ranking.vllm_engine import start_engine
 from heliograph.workspace import InputError
 
@@ -68,7 +67,7 @@ def test_an_index_that_was_saved_and_loaded_finds_the_same(tmp_path: Path) -> No
     vectors = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
     index = VectorIndex.build(vectors)
     index.save(tmp_path / "index.faiss")
-    loaded = VectorIndex.load(tmp_path / "index.faiss")
+    loaded = VectorIndex.load(tmp_path / "index.faiss", IndexConfig())
     assert (len(loaded), loaded.dim) == (30, 4)
     before, after = (each.search(vectors[:3], 5) for each in (index, loaded))
     np.testing.assert_array_equal(after.items, before.items)
@@ -126,7 +125,7 @@ def test_a_mask_is_true_at_the_items() -> None:
 
 def test_without_faiss_the_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    spec = spec_from_file_location("another_index", index.__file__)
+    spec = spec_from_file_location("another_module", types.__file__)
     assert spec is not None and spec.loader is not None
     with pytest.raises(InputError, match=r"faiss is not installed: .*heliograph\[cpu\].*\[gpu\]"):
         spec.loader.exec_module(module_from_spec(spec))

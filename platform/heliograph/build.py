@@ -134,7 +134,7 @@ class Build:
 
     def index(self) -> None:
         """Build the FAISS indexes of the models whose score is an inner product."""
-        build_indexes(self.stages, "", len(self.catalogue))
+        build_indexes(self.stages, self.config.index, "", len(self.catalogue))
 
     def evaluate(self) -> None:
         """Fit the blend on validation and compare everything on the test items."""
@@ -153,9 +153,10 @@ class Build:
         epochs = read_epochs(self.stages.folder("models/item_lm"))
         frozen = self.config.train.model_copy(update={"epochs": best_epoch(epochs).number})
         self._fit(Part(REFIT, "events", self.split.train_and_validation(), None, frozen))
-        build_indexes(self.stages, REFIT, len(self.catalogue))
+        build_indexes(self.stages, self.config.index, REFIT, len(self.catalogue))
         inputs = self.stages.digests("events", "evaluation", f"{REFIT}index", *model_names(REFIT))
         settings: Mapping[str, BaseModel | int] = {
+            "index": self.config.index.searched,
             "candidates": self.config.candidates,
             "evaluation": self.config.evaluation,
             "seed": self.config.seed,
@@ -266,7 +267,7 @@ class Build:
 
     def _evaluate(self, folder: Path) -> Mapping[str, float]:
         config = self.config
-        sources = read_sources(config.workspace)
+        sources = read_sources(config.workspace, config.index)
         blend, comparison = compare(
             sources=sources,
             item_lm=ItemLM.load(self.stages.folder("models/item_lm")),
@@ -289,7 +290,7 @@ class Build:
     def _evaluate_refit(self, folder: Path) -> Mapping[str, float]:
         evaluation = self.stages.folder("evaluation")
         verdict = judge_refit(
-            sources=read_sources(self.config.workspace / REFIT),
+            sources=read_sources(self.config.workspace / REFIT, self.config.index),
             item_lm=ItemLM.load(self.stages.folder(f"{REFIT}models/item_lm")),
             blend=Blend.parse(json.loads((evaluation / RANKING_FILE).read_text())),
             split=self.split,

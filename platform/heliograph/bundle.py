@@ -21,7 +21,7 @@ from heliograph import __version__
 from heliograph.blend import Blend
 from heliograph.catalog import ITEMS_FILE, Catalogue, read_items
 from heliograph.cleaning import Cleaning
-from heliograph.config import SOURCE_NAMES, HeliographConfig
+from heliograph.config import SOURCE_NAMES, HeliographConfig, IndexConfig
 from heliograph.config_file import parse_config
 from heliograph.history import HISTORIES_FILE, Histories, read_histories
 from heliograph.index import VectorIndex
@@ -96,7 +96,7 @@ class Bundle:
 
     def sources(self) -> Sources:
         """Read the models that propose candidates, with their indexes."""
-        return read_sources(self.folder, check=self.path)
+        return read_sources(self.folder, self.config.index, check=self.path)
 
     def popularity(self) -> Popularity:
         """Read the popularity model alone."""
@@ -137,11 +137,14 @@ class Bundle:
         return epochs
 
 
-def read_sources(folder: Path, check: Callable[[str], object] = lambda name: None) -> Sources:
+def read_sources(
+    folder: Path, index: IndexConfig, check: Callable[[str], object] = lambda name: None
+) -> Sources:
     """Read candidate models and indexes below a workspace or bundle.
 
     Args:
         folder: Has `models/` and `index/`.
+        index: How the indexes are searched.
         check: Called with each file's relative name before any is read; raises if it is wrong.
     """
     for source in SOURCE_NAMES:
@@ -155,7 +158,8 @@ def read_sources(folder: Path, check: Callable[[str], object] = lambda name: Non
         als=Als.load(models / "als"),
         text=Text.load(models / "text"),
         indexes={
-            name: VectorIndex.load(folder / "index" / f"{name}.faiss") for name in INDEXED_SOURCES
+            name: VectorIndex.load(folder / "index" / f"{name}.faiss", index)
+            for name in INDEXED_SOURCES
         },
     )
 

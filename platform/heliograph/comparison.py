@@ -173,6 +173,7 @@ def compare_on_split(
 def evaluation_settings(config: HeliographConfig) -> Mapping[str, BaseModel | int]:
     """Return the settings that an evaluation depends on besides its models."""
     return {
+        "index": config.index.searched,
         "candidates": config.candidates,
         "ranking": config.ranking,
         "evaluation": config.evaluation,

@@ -11,10 +11,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from heliograph.bundle import EPOCHS_FILE
-from heliograph.config import SOURCE_NAMES, HeliographConfig, TrainConfig
+from heliograph.config import SOURCE_NAMES, HeliographConfig, IndexConfig, TrainConfig
 from heliograph.embedding import read_vectors
 from heliograph.events import Interactions
-from heliograph.index import VectorIndex
+from heliograph.index import VectorIndex, why_flat
 from heliograph.models.als import Als
 from heliograph.models.item_lm_run import Epoch, best_epoch
 from heliograph.models.item_lm_training import fit_item_lm
@@ -89,19 +89,25 @@ def fit_models(stages: Stages, config: HeliographConfig, part: Part, n_items: in
     )
 
 
-def build_indexes(stages: Stages, prefix: str, n_items: int) -> None:
-    """Build the FAISS indexes of the fitted models whose score is an inner product."""
+def build_indexes(stages: Stages, config: IndexConfig, prefix: str, n_items: int) -> None:
+    """Build the FAISS indexes of the fitted models whose score is an inner product.
+
+    The counts name those that are flat though another type is asked for, and why.
+    """
 
     def build(folder: Path) -> Mapping[str, float]:
+        counts = {"items": n_items}
         for name, model in (
             ("als", Als.load(stages.folder(f"{prefix}models/als"))),
             ("text", Text.load(stages.folder(f"{prefix}models/text"))),
         ):
-            VectorIndex.build(model.item_vectors).save(folder / f"{name}.faiss")
-        return {"items": n_items}
+            VectorIndex.build(model.item_vectors, config).save(folder / f"{name}.faiss")
+            if reason := why_flat(model.item_vectors, config):
+                counts[f"flat index of {name} ({reason})"] = 1
+        return counts
 
     inputs = stages.digests(f"{prefix}models/als", f"{prefix}models/text")
-    stages.run(f"{prefix}index", {}, inputs, build)
+    stages.run(f"{prefix}index", {"index": config.built}, inputs, build)
 
 
 def read_epochs(folder: Path) -> list[Epoch]:

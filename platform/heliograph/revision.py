@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from heliograph.catalog import Catalogue, plain_types
 from heliograph.config import EmbeddingConfig, HeliographConfig
-from heliograph.index import VectorIndex
 from heliograph.item_changes import Changes, ItemState, encoder_name
 from heliograph.item_columns import ItemColumns
 from heliograph.sources import Sources
@@ -124,13 +123,14 @@ def revised_sources(sources: Sources, revision: Revision) -> Sources:
     if not len(revision.reworded):
         return sources
     text = sources.text.revised(revision.n_items, revision.reworded, revision.vectors)
+    nearest = sources.indexes["text"].revised(text.item_vectors, revision.reworded)
     return replace(
         sources,
         popularity=sources.popularity.extended(revision.n_items),
         transitions=sources.transitions.extended(revision.n_items),
         als=sources.als.extended(revision.n_items),
         text=text,
-        indexes={**sources.indexes, "text": VectorIndex.build(text.item_vectors)},
+        indexes={**sources.indexes, "text": nearest},
     )
 
 

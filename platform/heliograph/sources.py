@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from heliograph.config import SourceName
 from heliograph.events import History
-from heliograph.index import NO_ITEM, VectorIndex, largest, mask_of
+from heliograph.index import NO_ITEM, Index, largest, mask_of
 from heliograph.models import Model, VectorModel
 from heliograph.models.als import Als
 from heliograph.models.popularity import Popularity
@@ -63,7 +63,7 @@ class Sources:
     transitions: Transitions
     als: Als
     text: Text
-    indexes: Mapping[str, VectorIndex]
+    indexes: Mapping[str, Index]
 
     def model(self, name: SourceName) -> Model:
         """Return a source by name."""
@@ -137,7 +137,7 @@ class AskedVectors:
     """A model whose score is an inner product, searched in its index."""
 
     def __init__(
-        self, model: VectorModel, index: VectorIndex, histories: Sequence[History], limits: Limits
+        self, model: VectorModel, index: Index, histories: Sequence[History], limits: Limits
     ) -> None:
         self.item_vectors = model.item_vectors
         self.queries = model.queries(histories)

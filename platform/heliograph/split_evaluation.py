@@ -59,11 +59,11 @@ def evaluate_on_split(
     last = last_items(held.train)
     part = Part(prefix, f"{prefix}split", last.before, last.last, config.train)
     fit_models(stages, config, part, len(catalogue))
-    build_indexes(stages, prefix, len(catalogue))
+    build_indexes(stages, config.index, prefix, len(catalogue))
 
     def work(folder: Path) -> Mapping[str, float]:
         comparison = compare_on_split(
-            sources=read_sources(stages.workspace / prefix),
+            sources=read_sources(stages.workspace / prefix, config.index),
             item_lm=ItemLM.load(stages.folder(f"{prefix}models/item_lm")),
             train=last,
             held=held,

@@ -14,10 +14,18 @@ from ray.serve.schema import LoggingConfig
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from heliograph.config import CandidatesConfig, Config, DeploymentConfig, Rules, ServeConfig
+from heliograph.bundle import Bundle
+from heliograph.config import (
+    CandidatesConfig,
+    Config,
+    DeploymentConfig,
+    IndexConfig,
+    Rules,
+    ServeConfig,
+)
 from heliograph.deployments import bundle_to_serve
 from heliograph.rules import read_rules
-from heliograph.workspace import digest_of
+from heliograph.workspace import InputError, digest_of
 from heliograph_serve.autoscaling import autoscaling
 from heliograph_serve.door import Door
 from heliograph_serve.listening import keys_file, require_protection, running_host
@@ -54,6 +62,10 @@ class GraphArgs(Config):
     serve: ServeConfig | None = None
     """How to serve; default: as the bundle's configuration says."""
 
+    index: IndexConfig | None = None
+    """How the bundle's indexes are searched; default: as its configuration says. Of what type they
+    are, and with which settings they were built, stays as it is there."""
+
     candidates: CandidatesConfig | None = None
     """How the bundle's sources propose; default: as its configuration says."""
 
@@ -66,8 +78,9 @@ def app(args: GraphArgs) -> Application:
     """Build the graph. Named in serve_apps/recommend.yaml as `heliograph_serve.app:app`.
 
     Raises:
-        InputError: The bundle is not whole, `serve.rules` do not fit its catalogue, or the endpoint
-            would be open to the network without anybody having said so.
+        InputError: The bundle is not whole, `index` asks for other indexes than it has,
+            `serve.rules` do not fit its catalogue, or the endpoint would be open to the network
+            without anybody having said so.
     """
     opened = bundle_to_serve(args.bundle)
     settings = args.serve or opened.config.serve
@@ -75,14 +88,17 @@ def app(args: GraphArgs) -> Application:
         require_protection(settings, host, opened.folder.parent)
     if settings.rules != Rules():  # said here, where it can be read, not by a replica that dies
         read_rules(settings.rules, opened.catalogue().attributes, CONFIGURED)
-    origin = Origin(opened.folder, opened.id, args.name or uuid.uuid4().hex, args.candidates)
+    if args.index is not None:
+        require_as_built(args.index, opened)
+    graph = args.name or uuid.uuid4().hex
+    origin = Origin(opened.folder, opened.id, graph, args.candidates, args.index)
 
     def deployment(kind: type, scale: DeploymentConfig, *decisive: str) -> serve.Deployment:
         version = digest_of(origin.graph, origin.first_id, *decisive) if args.name else None
         return _deployment(kind, scale, version)
 
     told = settings.model_dump_json(exclude={"recommend", "retrieve", "rank"})
-    proposing = args.candidates.model_dump_json() if args.candidates else ""
+    proposing = args.model_dump_json(include={"candidates", "index"})
     retrieve = deployment(Retrieve, settings.retrieve, proposing).bind(origin, settings)
     ranking = settings.model_dump_json(exclude=NOT_OF_RANK)
     rank = (
@@ -98,6 +114,21 @@ def app(args: GraphArgs) -> Application:
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
     )
     return ingress.bind(origin, settings, retrieve, rank)
+
+
+def require_as_built(index: IndexConfig, bundle: Bundle) -> None:
+    """Refuse settings of a build, which a bundle has behind it.
+
+    Raises:
+        InputError: Another type of index, or one that is built otherwise.
+    """
+    theirs = bundle.config.index
+    if index.built != theirs.built:
+        raise InputError(
+            f"bundle {bundle.folder} was built with index {theirs.built.model_dump_json()}, and "
+            "where it is served only nprobe and ef_search can be others; repeat its settings, or "
+            "build another bundle"
+        )
 
 
 def behind_door(routes: FastAPI, settings: ServeConfig, bundles: Path) -> FastAPI:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from heliograph.bundle import Bundle, open_bundle
-from heliograph.config import CandidatesConfig
+from heliograph.config import CandidatesConfig, IndexConfig
 from heliograph.deployments import Deployment, named_bundle, newest_deployment
 from heliograph.experiments import Experiment
 from heliograph.item_changes import NO_CHANGES, Changes
@@ -53,6 +53,9 @@ class Origin:
     candidates: CandidatesConfig | None = None
     """How the first bundle proposes; None: as its configuration says."""
 
+    index: IndexConfig | None = None
+    """How the first bundle's indexes are searched; None: as its configuration says."""
+
     @property
     def bundles(self) -> Path:
         """Folder of all bundles that may be served."""
@@ -66,8 +69,9 @@ class Origin:
         """
         if bundle_id == self.first_id:
             bundle = open_bundle(self.first)
-            changes = {"candidates": self.candidates} if self.candidates else {}
-            return replace(bundle, config=bundle.config.model_copy(update=changes))
+            changes = {"candidates": self.candidates, "index": self.index}
+            given = {name: section for name, section in changes.items() if section is not None}
+            return replace(bundle, config=bundle.config.model_copy(update=given))
         return named_bundle(self.bundles, bundle_id)
 
     def deployment(self) -> Deployment | None:

@@ -50,7 +50,7 @@ def fit_for_trials(build: Build, known: Knowledge) -> Path:
     stages = Stages(folder, build.stages.report)
     stages.results |= build.stages.results
     fit_models(stages, config, Part("", "events", known.train, known.held_out, config.train), size)
-    build_indexes(stages, "", size)
+    build_indexes(stages, config.index, "", size)
     build.stages.results |= stages.results
     return folder
 

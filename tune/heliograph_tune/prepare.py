@@ -93,7 +93,7 @@ def _evidence(search: Search, build: Build) -> PipelineEvidence:
     config = search.config
     known = without_test_items(_events(build), len(build.catalogue), None)
     return gather(
-        read_sources(fit_for_trials(build, known)),
+        read_sources(fit_for_trials(build, known), config.index),
         ItemLM.load(build.stages.folder("models/item_lm")),
         known.held_out.sample(config.evaluation.max_users, config.seed),
         deepest(search),

@@ -247,7 +247,7 @@ def _test_values(config: HeliographConfig, asked: NextItems) -> NDArray[np.float
     """Return (users,) test NDCG@10 of the pipeline that was built."""
     served = config.workspace / REFIT if config.refit else config.workspace
     blend = json.loads((config.workspace / "evaluation" / RANKING_FILE).read_text())
-    retriever = Retriever(read_sources(served), config.candidates, Blend.parse(blend))
+    retriever = Retriever(read_sources(served, config.index), config.candidates, Blend.parse(blend))
     item_lm = ItemLM.load(served / "models" / "item_lm")
     parts = [
         per_user(

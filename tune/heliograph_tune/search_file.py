@@ -35,6 +35,8 @@ READS: dict[Searched, tuple[str, ...]] = {
     ),
     "pipeline": ("candidates", "ranking"),
     "serving": (
+        "index.nprobe",
+        "index.ef_search",
         "candidates.count",
         "candidates.depth",
         "serve.deadline_ms",
@@ -50,6 +52,9 @@ READS: dict[Searched, tuple[str, ...]] = {
     ),
 }
 """The parts of the configuration that decide the outcome of each."""
+
+OF_INDEX = {"index.nprobe": "ivf", "index.ef_search": "hnsw"}
+"""Settings that one type of index alone reads."""
 
 BY_EPOCH = "ndcg@10"
 """The metric that training of the item LM reports after each epoch."""
@@ -308,6 +313,12 @@ def parse_search(raw: dict[str, Any], origin: str) -> Search:
     space = check_space(settings.space, READS[settings.search], config)
     if settings.uses_pbt:
         _check_course(settings, config.train)
+    for path, kind in OF_INDEX.items():
+        if path in space.parameters and config.index.type != kind:
+            raise ConfigError(
+                f"{path} makes no difference to an index of type {config.index.type}; take it out, "
+                f"or search with overrides: [index.type={kind}]"
+            )
     return Search(settings, config, space)
 
 

@@ -106,7 +106,11 @@ def run_graph(place: Place, config: HeliographConfig) -> None:
     settings = as_measured(config.serve, place.port)
     require_room(settings)
     arguments = GraphArgs(
-        bundle=place.bundle, serve=settings, candidates=config.candidates, name=place.name
+        bundle=place.bundle,
+        serve=settings,
+        index=config.index,
+        candidates=config.candidates,
+        name=place.name,
     )
     serve.run(app(arguments), name=place.name, route_prefix="/")
     wait_until_ready(f"http://{settings.host}:{settings.port}")

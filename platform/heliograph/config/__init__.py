@@ -40,6 +40,7 @@ from heliograph.config.models import (
 from heliograph.config.ranking import (
     CandidatesConfig,
     EvaluationConfig,
+    IndexConfig,
     RankingConfig,
 )
 from heliograph.config.serving import (
@@ -61,6 +62,7 @@ __all__ = [
     "EventsConfig",
     "Freshness",
     "HeliographConfig",
+    "IndexConfig",
     "ItemLMConfig",
     "ItemsConfig",
     "LimitsConfig",
@@ -101,6 +103,7 @@ class HeliographConfig(Config):
     embedding: EmbeddingConfig = EmbeddingConfig()
     models: ModelsConfig = ModelsConfig()
     train: TrainConfig = TrainConfig()
+    index: IndexConfig = IndexConfig()
     candidates: CandidatesConfig = CandidatesConfig()
     ranking: RankingConfig = RankingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
