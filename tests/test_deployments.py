@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from heliograph.bundle import LATEST, Bundle, open_bundle, write_bundle
-from heliograph.config import HeliographConfig
+from heliograph.config import HeliographConfig, IndexConfig
 from heliograph.deploy_cli import bundle_named
 from heliograph.deployments import (
     Deployment,
@@ -26,6 +26,7 @@ from heliograph.deployments import (
 )
 from heliograph.experiments import Experiment
 from heliograph.workspace import InputError
+from heliograph_serve.app import require_as_built
 from heliograph_serve.shelf import NotHeld, Origin, Shelf
 from test_bundle import config, write_parts
 
@@ -69,6 +70,22 @@ def test_the_newest_deployment_of_a_graph_counts(bundles: Path) -> None:
     assert newest_deployment(bundles) == deployment(2, beta, "another")
     assert newest_generation(bundles) == 2
     assert newest_deployment(bundles, "a third") is None
+
+
+def test_a_graph_may_search_the_indexes_of_its_first_bundle_otherwise(bundles: Path) -> None:
+    alpha, beta = named(bundles, "alpha"), named(bundles, "beta")
+    origin = Origin(alpha.folder, alpha.id, GRAPH, index=IndexConfig(nprobe=3))
+    assert origin.open(alpha.id).config == alpha.config.model_copy(
+        update={"index": IndexConfig(nprobe=3)}
+    )
+    assert origin.open(beta.id).config == beta.config
+
+
+def test_a_graph_cannot_have_other_indexes_than_its_bundle(bundles: Path) -> None:
+    alpha = named(bundles, "alpha")
+    require_as_built(IndexConfig(nprobe=3, ef_search=4), alpha)
+    with pytest.raises(InputError, match="only nprobe and ef_search can be others"):
+        require_as_built(IndexConfig(type="hnsw"), alpha)
 
 
 def test_of_many_who_write_a_generation_one_succeeds(bundles: Path) -> None:

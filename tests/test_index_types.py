@@ -9,6 +9,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from heliograph.models.als import Als
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text
 from heliograph.models.transitions import Transitions
+from heliograph.revision import Revision, revised_sources
 from heliograph.stages import Stages
 from small_shop import Silent
 from worlds import clustered_vectors, cycle
@@ -343,6 +345,26 @@ def test_the_stage_names_the_indexes_that_are_flat_all_the_same_and_why(fitted: 
         "items": N_ITEMS,
         "flat index of als (vectors not equally long)": 1,
     }
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_items_that_change_online_are_found_by_what_they_are_now(fitted: Stages, kind: str) -> None:
+    config = IndexConfig.model_validate({"type": kind, "lists": 10, "nprobe": 10})
+    run_index(fitted, config)
+    before = read_sources(fitted.workspace, config)
+    texts = clustered_vectors(20, N_ITEMS // 20, 24)
+    reworded = np.array([5, N_ITEMS], np.int32)  # both are about what items 7, 27, 47, ... are
+    revision = Revision(
+        N_ITEMS + 1, reworded, pa.table({}), reworded, texts[[7, 27]], 1, np.zeros(0, np.int32)
+    )
+    sources = revised_sources(before, revision)
+    retriever = Retriever(sources, CandidatesConfig(), Blend.uniform({"text": 1.0}))
+    found = retriever.retrieve([np.array([47], np.int32)], 21).items[0].tolist()
+    assert set(found) - {NO_ITEM} >= {5, N_ITEMS, *range(7, N_ITEMS, 20)} - {47}
+    of_its_past = sources.indexes["text"].search(before.text.item_vectors[25:26], 20)
+    assert set(of_its_past.items[0].tolist()) >= set(range(25, N_ITEMS, 20))
+    assert 5 not in of_its_past.items[0, :19]
+    assert before.indexes["text"].search(before.text.item_vectors[5:6], 1).items.tolist() == [[5]]
 
 
 @pytest.mark.parametrize("kind", ["ivf", "hnsw"])

@@ -37,7 +37,7 @@ TOO_SHORT, AMPLE = 0.01, 5000.0
 SEARCH: dict[str, Any] = {
     "name": "serving",
     "config": "shop.yaml",
-    "overrides": [f"serve.deadline_ms={TOO_SHORT}"],
+    "overrides": [f"serve.deadline_ms={TOO_SHORT}", "index.type=hnsw"],
     "search": "serving",
     "space": {
         "serve.deadline_ms": {"type": "choice", "values": [TOO_SHORT, AMPLE]},

@@ -91,6 +91,19 @@ def test_a_setting_that_the_searched_part_does_not_read_is_refused(tmp_path: Pat
     assert "train.lr changes nothing here: this search reads models.als" in why
 
 
+def test_how_an_index_is_searched_is_a_setting_of_the_graph_where_its_type_reads_it(
+    tmp_path: Path,
+) -> None:
+    space = space_of("index.nprobe", type="integer", low=1, high=64)
+    why = refused(tmp_path, search="serving", space=space)
+    assert "index.nprobe makes no difference to an index of type flat" in why
+    assert "overrides: [index.type=ivf]" in why
+    search = make_search(tmp_path, search="serving", space=space, overrides=["index.type=ivf"])
+    assert with_settings(search.config, {"index.nprobe": 7}).index.nprobe == 7
+    space = space_of("index.lists", type="integer", low=64, high=99)
+    assert "index.lists changes nothing here" in refused(tmp_path, search="serving", space=space)
+
+
 def test_an_empty_space_a_zero_budget_and_an_endless_one_are_refused(tmp_path: Path) -> None:
     assert "the space is empty" in refused(tmp_path, space={})
     assert "greater than or equal to 1" in refused(tmp_path, budget={"trials": 0})
