@@ -109,7 +109,9 @@ def test_every_route_states_its_scope_and_every_scope_has_a_route() -> None:
     assert {label for label in labels if not label.startswith("HEAD ")} == set(SCOPE_OF)
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/recommendations/", "/v1", "/v1/users/x", "//healthz"])
+@pytest.mark.parametrize(
+    "path", ["/try", "/v1/recommendations/", "/v1", "/v1/users/x", "//healthz"]
+)
 def test_what_is_no_route_asks_for_the_highest_scope(path: str) -> None:
     assert RouteTable(http.routes).find("GET", path).scope == "admin"
 

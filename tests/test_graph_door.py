@@ -33,6 +33,7 @@ from heliograph.workspace import InputError
 from heliograph_serve.access import SCOPE_OF
 from heliograph_serve.graph import running_graph
 from heliograph_serve.status import graph_at
+from heliograph_serve.try_it import page
 from processes import replicas
 
 pytestmark = pytest.mark.cluster
@@ -91,6 +92,16 @@ def test_keys_open_what_their_scopes_say(url: str, keys: dict[str, str]) -> None
     assert httpx.get(f"{url}/v1/status").status_code == 401
     assert httpx.get(f"{url}/healthz").status_code == 200
     assert httpx.get(f"{url}/readyz").status_code == 200
+
+
+def test_the_page_to_try_it_needs_no_key_and_is_in_the_log(url: str) -> None:
+    shown = httpx.get(f"{url}/")
+    assert shown.status_code == 200 and shown.text == page()
+    assert "default-src 'none'" in shown.headers["content-security-policy"]
+    request_id = shown.headers["x-request-id"]
+    eventually(lambda: request_id in {line["request_id"] for line in log_lines()})
+    (line,) = [line for line in log_lines() if line["request_id"] == request_id]
+    assert (line["route"], line["status"]) == ("GET /", 200)
 
 
 def test_a_new_key_counts_within_seconds_and_a_removed_one_no_more(
@@ -299,7 +310,7 @@ def test_no_request_that_fits_the_openapi_document_fails_and_every_answer_fits_i
         schemathesis.checks.status_code_conformance,
     ]
     operations = [result.ok() for result in described.get_all_operations()]
-    assert len(operations) == len(SCOPE_OF) - 4  # all but the pages that show the document
+    assert len(operations) == len(SCOPE_OF) - 5  # all but the pages for people
     for operation in operations:
         for mode in schemathesis.GenerationMode:
 

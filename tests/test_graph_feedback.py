@@ -73,6 +73,15 @@ def test_a_user_whom_the_bundle_does_not_know_gets_a_history(url: str) -> None:
     assert ids(answer) == ids(ask(url, history=[item_id(step) for step in (5, 6, 7)]))
 
 
+def test_the_history_by_now_is_of_the_bundle_and_the_store_newest_first(url: str) -> None:
+    post(url, said("user-65", 3))
+    answer = httpx.get(f"{url}/v1/users/user-65/events", params={"limit": 4}).json()
+    walked = [item_id(65 + step) for step in reversed(range(STEPS))]
+    assert [one["item_id"] for one in answer["history"]] == [item_id(3), *walked[:3]]
+    assert answer["history"][0]["title"] == "The 3th thing"
+    assert answer["history"][0]["timestamp"] == answer["events"][0]["timestamp"]
+
+
 def test_what_is_turned_down_is_not_offered_and_changes_nothing_else(url: str) -> None:
     before = ids(ask(url, user_id="user-61", n=5))
     post(url, said("user-61", 61 + STEPS, type="dislike"))
@@ -155,6 +164,7 @@ def test_an_erased_user_is_unknown_everywhere(url: str) -> None:
     assert stored(url, "user-64") == []
     assert post(url, said("user-64", 3, event_id="before", timestamp=100))["erased"] == 1
     assert httpx.delete(f"{url}/v1/users/user-64", timeout=30).json()["store_events"] == 0
+    assert httpx.get(f"{url}/v1/users/user-64/events").json()["history"] == []
     post(url, said("user-64", 8))  # who comes back begins anew
     assert ids(ask(url, user_id="user-64")) == ids(ask(url, history=[item_id(8)]))
 

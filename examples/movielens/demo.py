@@ -42,7 +42,8 @@ def main() -> None:
             answer = client.recommend(url, {"user_id": arguments.user, "n": 10})
             console.print(display.recommendations(answer, f"Recommended for {arguments.user}"))
             console.print(
-                f"endpoint   {url}\nAPI        {url}/docs\ndashboard  {dashboard_url()}\n"
+                f"endpoint   {url}\ntry it     {url}/\nAPI        {url}/docs\n"
+                f"dashboard  {dashboard_url()}\n"
                 f"ready after {time.perf_counter() - started:.0f} s"
             )
             if not arguments.once:

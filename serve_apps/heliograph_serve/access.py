@@ -17,6 +17,7 @@ from heliograph.workspace import InputError
 from heliograph_serve.body_route import BodyRoute, Quick
 
 SCOPE_OF: Mapping[str, Scope | None] = {
+    "GET /": None,
     "GET /healthz": None,
     "GET /readyz": None,
     "GET /docs": None,
@@ -41,6 +42,9 @@ SCOPE_OF: Mapping[str, Scope | None] = {
 """Method and path of a route -> the scope that it asks for; None: open. Scopes do not contain each
 other. A route that is missing here asks for `admin`."""
 
+PROBES = frozenset({"GET /healthz", "GET /readyz"})
+"""Routes to which no limit applies: a replica that is full must be seen as alive."""
+
 LOOK_EVERY_S = 1.0
 """Time until a changed keys file counts."""
 
@@ -57,6 +61,8 @@ class Entry:
     scope: Scope | None
     quick: Quick | None = None
     """What answers a JSON body without the router; None: nothing does."""
+
+    is_probe: bool = False
 
 
 UNKNOWN = Entry("other", Scope.ADMIN)
@@ -77,7 +83,7 @@ class RouteTable:
     def _add(self, method: str, route: Route) -> None:
         label = f"{method} {route.path}"
         quick = route.quick() if isinstance(route, BodyRoute) else None
-        entry = Entry(label, SCOPE_OF.get(label, Scope.ADMIN), quick)
+        entry = Entry(label, SCOPE_OF.get(label, Scope.ADMIN), quick, label in PROBES)
         if route.param_convertors:
             self._patterns.append((method, route.path_regex, entry))
         else:

@@ -49,7 +49,8 @@ def serve(
     settings = override_serve(opened.config.serve, options)
     console.print(f"starting the graph of {opened.folder} ...")
     with stopped_by_signal(), running_graph(opened.folder, settings) as url:
-        console.print(f"endpoint   {url}\nAPI        {url}/docs\ndashboard  {dashboard_url()}")
+        console.print(f"endpoint   {url}\ntry it     {url}/\nAPI        {url}/docs")
+        console.print(f"dashboard  {dashboard_url()}")
         console.print("Ctrl-C stops it")
         signal.pause()
     console.print("stopped")

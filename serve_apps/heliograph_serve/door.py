@@ -94,9 +94,10 @@ class Door:
         receive: Receive,
         answer: Send,
     ) -> None:
-        if entry.scope is None:  # a probe must see a replica that is full as alive
+        if entry.is_probe:
             return await self.app(scope, receive, answer)
-        self._check_key(entry, headers.get(b"authorization"), record)
+        if entry.scope is not None:
+            self._check_key(entry, headers.get(b"authorization"), record)
         self._check_rate(record.caller or EVERYBODY)
         length = announced_bytes(headers.get(b"content-length"))
         if length is not None and length > self.limits.body_bytes:

@@ -35,6 +35,7 @@ from heliograph.workspace import InputError
 from heliograph_serve.api import ApiError, ErrorBody
 from heliograph_serve.feedback_api import (
     UNKNOWN_ITEMS_NAMED,
+    Consumed,
     EventsKept,
     Feedback,
     KeptEvent,
@@ -137,17 +138,23 @@ class FeedbackIngress(Holder[Serving]):
         after: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> UserEvents:
-        """Return a user's events in the store, a page at a time, in the order of arrival."""
+        """Return a user's events in the store, a page at a time, in the order of arrival.
+
+        With the newest items that recommendations go by, those of the served bundle included.
+        """
         user = pseudonym(user_id, self.pseudonym_key)
         note_user(user)
         try:
             rows = await self.store.page(user, after, limit + 1)
         except STORE_FAILS as error:
             raise store_is_down("the event store does not answer", error) from error
+        serving = self.shelf.current
+        past = (await self._known_as(serving, user, READ_TIMEOUT_S)).past
         return UserEvents(
             user_id=user_id,
             events=[_told(row) for row in rows[:limit]],
             next=rows[limit - 1].position if len(rows) > limit else None,
+            history=_newest(past, limit, serving),
         )
 
     @router.delete("/v1/users/{user_id:path}", responses=ERRORS)
@@ -287,6 +294,17 @@ def _told(row: Stored) -> KeptEvent:
         type=event.type,
         value=event.value,
     )
+
+
+def _newest(past: Past, limit: int, serving: Serving) -> list[Consumed]:
+    return [
+        Consumed(
+            item_id=serving.catalogue.ids[row], title=serving.titles[row], timestamp=_iso(time_us)
+        )
+        for row, time_us in zip(
+            past.history[::-1][:limit].tolist(), past.times[::-1][:limit].tolist(), strict=True
+        )
+    ]
 
 
 def _iso(micros: int) -> str:

@@ -59,13 +59,26 @@ class KeptEvent(Body):
     value: float | None
 
 
+class Consumed(Body):
+    """One item of a history."""
+
+    item_id: str
+    title: str
+    timestamp: str
+    """ISO 8601, UTC."""
+
+
 class UserEvents(Body):
-    """A page of a user's events, in the order in which they arrived."""
+    """A page of a user's events, in the order in which they arrived, and the history by now."""
 
     user_id: str
     events: list[KeptEvent]
     next: int | None
     """What to pass as `after` for the next page; null: this is the last one."""
+
+    history: list[Consumed]
+    """What recommendations to the user go by, from the served bundle and the store: the newest
+    `limit` items, the newest first."""
 
 
 class Receipt(Body):

@@ -20,7 +20,7 @@ def described(routes: FastAPI) -> dict[str, Any]:
     document = FastAPI.openapi(routes)
     document["components"]["securitySchemes"] = {SCHEME: {"type": "http", "scheme": "bearer"}}
     for route in routes.routes:
-        if isinstance(route, APIRoute):
+        if isinstance(route, APIRoute) and route.include_in_schema:
             for method in route.methods:
                 scope = SCOPE_OF.get(f"{method} {route.path}", Scope.ADMIN)
                 operation = document["paths"][route.path_format][method.lower()]

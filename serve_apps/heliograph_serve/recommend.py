@@ -59,6 +59,7 @@ from heliograph_serve.rollout import Fleet, Rollouts
 from heliograph_serve.serving import Calls, Clock, Served, Serving
 from heliograph_serve.shelf import Origin, Shelf
 from heliograph_serve.tally import Load
+from heliograph_serve.try_it import router as page_router
 
 LATENCIES_KEPT = 2000
 READY_TIMEOUT_S = 2.0
@@ -256,5 +257,12 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress, ItemsIngress):
         )
 
 
-for each in (router, feedback_router, items_router, deploy_router, experiment_router):
+for each in (
+    page_router,
+    router,
+    feedback_router,
+    items_router,
+    deploy_router,
+    experiment_router,
+):
     http.include_router(each)
