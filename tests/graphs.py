@@ -52,3 +52,10 @@ def refusal(url: str, **request: Any) -> tuple[int, Answer]:
 
 def ids(answer: Answer) -> list[str]:
     return [item["item_id"] for item in answer["items"]]
+
+
+def sums(answer: Answer) -> list[float]:
+    """Return what the reasons for each item of an explained answer add up to."""
+    return [
+        item["base"] + sum(reason["nats"] for reason in item["reasons"]) for item in answer["items"]
+    ]

@@ -55,7 +55,8 @@ def bundle(users: list[str], **events: Any) -> Serving:
         SimpleNamespace(
             id="shop-1",
             histories=histories,
-            catalogue=SimpleNamespace(row_of=ROWS),
+            catalogue=SimpleNamespace(row_of=ROWS, ids=list(ROWS)),
+            titles=[f"Title of {item_id}" for item_id in ROWS],
             config=config,
             remembered=CandidateCache(1 << 20),
         ),

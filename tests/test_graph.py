@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from ray.serve._private.logging_utils import get_serve_logs_dir
 
-from graphs import Answer, ask, ids, refusal, serving
+from graphs import Answer, ask, ids, refusal, serving, sums
 from heliograph.against import compare_with_graph
 from heliograph.bundle import Bundle
 from heliograph.candidates import Retriever
@@ -48,6 +48,20 @@ def test_the_next_item_on_the_circle_comes_first(url: str) -> None:
     assert answer["items"][0]["title"] == f"The {3 + STEPS}th thing"
     assert answer["items"][0]["sources"]
     assert set(answer["timings_ms"]) == {"history", "retrieve", "rank", "answer", "total"}
+
+
+def test_popular_items_are_there_for_their_popularity(url: str) -> None:
+    answer = ask(url, user_id="nobody", n=5, explain=True)
+    assert answer["tier"] == "popular" and answer["explained"]
+    for item in answer["items"]:
+        (reason,) = item["reasons"]
+        assert (reason["source"], reason["share"], reason["because"]) == ("popularity", 1, [])
+        assert item["base"] == 0 and reason["nats"] > 0
+
+
+def test_too_many_items_to_explain_are_refused(url: str) -> None:
+    status, error = refusal(url, user_id="user-3", n=101, explain=True)
+    assert status == 422 and "at most 100 with explain" in error["message"]
 
 
 def test_the_served_ranking_is_the_offline_ranking(url: str, bundle: Bundle) -> None:
@@ -255,15 +269,21 @@ def test_a_second_graph_is_refused_with_the_cure(url: str, bundle: Bundle) -> No
 def test_requests_survive_the_death_of_the_ranking_model(url: str) -> None:
     os.kill(replicas("Rank")[0].pid, signal.SIGKILL)
     tiers: Counter[str] = Counter()
+    explained = 0
     give_up = time.monotonic() + 240
     while time.monotonic() < give_up:
-        answer = ask(url, user_id="user-3", n=5, deadline_ms=300)
+        answer = ask(url, user_id="user-3", n=5, deadline_ms=300, explain=True)
         assert len(ids(answer)) == 5
+        if answer["explained"] and answer["tier"] == "retrieval":
+            explained += 1
+            assert sums(answer) == pytest.approx([item["score"] for item in answer["items"]])
+            assert [item["base"] for item in answer["items"]] == pytest.approx([0] * 5, abs=1e-4)
         assert not set(ids(answer)) & {item_id(3 + step) for step in range(STEPS)}
         tiers[answer["tier"]] += 1
         if tiers["retrieval"] and answer["tier"] == "generative":
             break
     assert tiers["retrieval"] > 0
+    assert explained > 0
     assert answer["tier"] == "generative", f"ranking did not come back: {tiers}"
     wait_until_ready(url)
 

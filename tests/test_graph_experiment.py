@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from graphs import ENOUGH_FOR_BOTH, Answer, ask, ids, serving, two_replicas
+from graphs import ENOUGH_FOR_BOTH, Answer, ask, ids, serving, sums, two_replicas
 from heliograph.bundle import Bundle, open_bundle
 from heliograph.cli import app as commands
 from heliograph.event_store.exposures import Subject, subjects
@@ -178,8 +179,12 @@ def test_the_command_starts_it_and_a_name_stands_for_one_experiment(url: str, sh
     done = CliRunner().invoke(commands, [*command, "--share", "0.4"])
     assert done.exit_code == 0, done.output
     assert "40% of the users are answered from" in done.output
-    user = next(name for name in map(str, range(99)) if shop.bundle_of(name) == shop.treatment.id)
-    assert ask(url, user_id=user)["bundle"] == shop.treatment.id
+    users = (f"user-{number}" for number in range(USERS))
+    user = next(name for name in users if shop.bundle_of(name) == shop.treatment.id)
+    answer = ask(url, user_id=user, explain=True)
+    assert (answer["bundle"], answer["experiment"]["arm"]) == (shop.treatment.id, "treatment")
+    scores = [item["score"] for item in answer["items"]]
+    assert answer["explained"] and sums(answer) == pytest.approx(np.log(scores), abs=1e-4)
 
 
 def test_every_replica_divides_alike_and_killed_ones_again(url: str, shop: Shop) -> None:

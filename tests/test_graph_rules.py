@@ -1,10 +1,12 @@
-"""Filters and rules over real HTTP, the same in every tier."""
+"""Filters, rules and reasons over real HTTP, the same in every tier."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,17 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from graphs import Answer, ask, ids, refusal, serving
+from graphs import Answer, ask, ids, refusal, serving, sums
 from heliograph.bundle import Bundle, open_bundle
+from heliograph.candidates import Retriever
 from heliograph.cli import app as commands
 from heliograph.config import Rules
+from heliograph.models.item_lm import ItemLM
 from heliograph.workspace import InputError
 from heliograph_serve.app import GraphArgs, app
+from processes import replicas
 from small_shop import ITEMS, STEPS, build_shop, item_id, write_shop
 
 pytestmark = pytest.mark.cluster
@@ -31,6 +38,8 @@ SOON = "item-soon"
 WALKED = {item_id(step) for step in range(STEPS)}
 """What user-0 has consumed."""
 
+WEIGHTS = {"popularity": 0.1, "transitions": 0.5, "als": 0.5, "text": 0.2}
+
 LATE = {item_id(position) for position in range(ITEMS // 2, ITEMS)}
 
 
@@ -38,6 +47,9 @@ LATE = {item_id(position) for position in range(ITEMS // 2, ITEMS)}
 def bundle(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     shop = write_shop(tmp_path_factory.mktemp("ruled"))
     describe(shop.parent / "items.csv")
+    config = yaml.safe_load(shop.read_text())
+    config["candidates"]["weights"] = WEIGHTS  # fitted, they are 0: the item LM needs no help here
+    shop.write_text(yaml.safe_dump(config))
     build_shop(shop)
     return open_bundle(shop.parent / "workspace" / "bundles")
 
@@ -180,10 +192,84 @@ def test_boosts_respect_what_may_come_back(url: str) -> None:
 
 
 def test_what_is_new_comes_first_with_enough_freshness(url: str) -> None:
-    fresh = {"column": "added", "half_life_days": 10, "weight": 50}
+    fresh = {"column": "added", "half_life_days": 20, "weight": 50}
     for answer in in_every_tier(url, n=5, freshness=fresh).values():
         assert ids(answer)[0] == item_id(ITEMS - 1)
         assert len(set(ids(answer))) == 5
+
+
+def because(item: Answer, source: str) -> list[str]:
+    (reason,) = [reason for reason in item["reasons"] if reason["source"] == source]
+    return [cause["item_id"] for cause in reason["because"]]
+
+
+def test_the_reasons_of_the_next_item_on_the_circle_add_up_and_name_the_item_before(
+    url: str, bundle: Bundle
+) -> None:
+    plain, answer = ask(url, user_id="user-5", n=20), ask(url, user_id="user-5", n=20, explain=True)
+    assert answer["explained"] and answer["tier"] == "generative"
+    for with_reasons, without in zip(answer["items"], plain["items"], strict=True):
+        assert with_reasons.keys() - without.keys() == {"reasons", "base"}
+        assert without.items() <= with_reasons.items()
+    scores = [item["score"] for item in answer["items"]]
+    assert sums(answer) == pytest.approx(np.log(scores), abs=1e-4)
+    first = answer["items"][0]
+    assert because(first, "transitions")[0] == item_id(5 + STEPS - 1)
+    assert "item_lm" in {reason["source"] for reason in first["reasons"]}
+    retriever = Retriever(bundle.sources(), bundle.config.candidates, bundle.blend())
+    history = bundle.histories().find("user-5")
+    assert history is not None
+    row_of = bundle.catalogue().row_of
+    excluded = [np.append(history, np.int32(row_of[SOON]))]
+    found = retriever.retrieve([history], bundle.config.candidates.count, excluded)
+    evidence = dict(zip(found.items[0].tolist(), found.evidence[0].tolist(), strict=True))
+    of_item_lm = ItemLM.load(bundle.item_lm().parent).scores([history])[0]
+    rest = []
+    for item in answer["items"]:
+        nats = {reason["source"]: reason["nats"] for reason in item["reasons"]}
+        counted = item["base"] + sum(nats.values()) - nats["item_lm"]
+        assert counted == pytest.approx(evidence.get(row_of[item["item_id"]], 0), abs=1e-3)
+        rest.append(of_item_lm[row_of[item["item_id"]]] - nats["item_lm"])
+    assert rest == pytest.approx([rest[0]] * len(rest), abs=2e-3)  # its own, but for a constant
+
+
+def test_what_would_be_late_comes_without_reasons_and_says_so(url: str) -> None:
+    ask(url, user_id="user-13", n=20)  # whose candidates are remembered now
+    (retrieve,) = replicas("Retrieve")
+    os.kill(retrieve.pid, signal.SIGSTOP)
+    try:
+        answer = ask(url, user_id="user-13", n=20, deadline_ms=700, explain=True)
+    finally:
+        os.kill(retrieve.pid, signal.SIGCONT)
+    assert answer["tier"] == "generative" and not answer["explained"]
+    assert [item["reasons"] for item in answer["items"]] == [[]] * 20
+    assert answer["timings_ms"]["total"] < 1500
+
+
+def test_what_rules_add_is_a_reason_in_every_tier(url: str) -> None:
+    rules: Answer = {
+        "freshness": {"column": "added", "half_life_days": 100, "weight": 2},
+        "boosts": [{"filter": {"categories": "early"}, "weight": 0.5}],
+    }
+    users = {"generative": "user-0", "popular": "nobody"}
+    for tier, user in users.items():
+        answer = ask(url, user_id=user, n=30, explain=True, **rules)
+        assert answer["tier"] == tier and answer["explained"]
+        for item in answer["items"]:
+            nats = {reason["source"]: reason["nats"] for reason in item["reasons"]}
+            age = 10 * (ITEMS - int(item["item_id"].removeprefix("item-")))
+            assert nats["freshness"] == pytest.approx(2 * 0.5 ** (age / 100), rel=0.02)
+            assert nats.get("boosts", 0) == pytest.approx(0 if item["item_id"] in LATE else 0.5)
+        if tier == "generative":
+            scores = [item["score"] for item in answer["items"]]
+            assert sums(answer) == pytest.approx(np.log(scores), abs=1e-4)
+
+
+def test_what_caps_left_out_and_fills_the_answer_has_no_reasons(url: str) -> None:
+    answer = ask(url, user_id="user-0", n=28, caps={"categories": 30}, explain=True)
+    assert answer["explained"] and answer["items"][0]["reasons"]
+    for item in answer["items"]:
+        assert bool(item["reasons"]) == (item["score"] > 0)
 
 
 def test_diversity_keeps_the_best_item_first(url: str) -> None:
@@ -305,3 +391,12 @@ def test_the_command_asks_with_rules_and_prints_the_answer_as_it_came(url: str) 
     assert done.exit_code == 0, done.output
     answer = json.loads(done.output)
     assert ids(answer) == ids(ask(url, user_id="user-1", n=3, filter={"categories": "late"}))
+
+
+def test_the_command_says_because_of_what(url: str) -> None:
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(
+        commands, ["recommend", url, "user-1", "-n", "2", "--explain"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "because" in done.output and "transitions +" in done.output
+    assert f"The {STEPS}th thing" in done.output  # the last that user-1 had

@@ -136,6 +136,22 @@ def test_barred_is_whatever_may_not_come_back() -> None:
     assert np.flatnonzero(~rules.barred(lookup())).tolist() == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_bonus_is_what_boosts_add_and_what_freshness_adds() -> None:
+    rules = book()
+    boosts = [
+        {"filter": {"genre": "war"}, "weight": 0.5},
+        {"filter": {"year": {"lt": 1992}}, "weight": 1.5},
+    ]
+    freshness = {"half_life_days": 1, "weight": 2}
+    plan = rules.read(request(boosts=boosts, freshness=freshness))
+    parts = rules.parts_of(rules.bonus(plan), plan, np.array([1, 2, 4, 0], np.int32))
+    assert parts["boosts"].tolist() == [2, 0.5, 0, 2]
+    assert parts["freshness"].tolist() == [0, 2, 0, 0]  # of 2020: as good as none
+    alone = rules.read(request(boosts=boosts))
+    only = rules.parts_of(rules.bonus(alone), alone, np.array([1, 2], np.int32))
+    assert {name: nats.tolist() for name, nats in only.items()} == {"boosts": [2, 0.5]}
+
+
 def test_a_bonus_is_added_up_once_for_equal_boosts() -> None:
     rules = book()
     boosts = [

@@ -160,6 +160,7 @@ def recommend(
     rules: Annotated[
         str, typer.Option(metavar="JSON", help="More of the request: filter, boosts, caps, ...")
     ] = "{}",
+    explain: Annotated[bool, typer.Option("--explain", help="Say why, item by item.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as it came.")] = False,
 ) -> None:
     """Ask a running graph for recommendations and print them as a table.
@@ -168,7 +169,8 @@ def recommend(
     """
     from heliograph import client, display
 
-    answer = client.recommend(url, {"user_id": user, "n": n} | _rules(rules))
+    request = {"user_id": user, "n": n} | _rules(rules)
+    answer = client.recommend(url, request | {"explain": True} if explain else request)
     if as_json:
         console.print_json(data=answer)
     else:

@@ -132,22 +132,35 @@ def agreement(found: Agreement) -> Table:
 
 
 def recommendations(answer: dict[str, Any], title: str) -> Table:
-    """Lay out the answer of the recommendation endpoint."""
-    table = Table(title=f"{escape(title)}  [dim](tier: {answer['tier']})[/dim]")
+    """Lay out the answer of the recommendation endpoint, with reasons where it has them."""
+    late = "" if answer.get("explained", True) else ", reasons would have been late"
+    table = Table(title=f"{escape(title)}  [dim](tier: {answer['tier']}{late})[/dim]")
     table.add_column("#", justify="right")
     table.add_column("title")
     table.add_column("item")
     table.add_column("score", justify="right")
-    table.add_column("sources")
+    explained = answer.get("explained", False)
+    table.add_column("because" if explained else "sources")
     for item in answer["items"]:
         table.add_row(
             str(item["rank"]),
             escape(item["title"]),
             escape(item["item_id"]),
             f"{item['score']:.4f}",
-            ", ".join(item["sources"]),
+            escape(_because(item["reasons"])) if explained else ", ".join(item["sources"]),
         )
     return table
+
+
+def _because(reasons: list[dict[str, Any]]) -> str:
+    """Put each reason on a line: what adds how much, and for which items of the history."""
+    lines = []
+    for reason in reasons:
+        titles = ", ".join(cause["title"] for cause in reason["because"])
+        lines.append(
+            f"{reason['source']} {reason['nats']:+.2f}" + (f": {titles}" if titles else "")
+        )
+    return "\n".join(lines)
 
 
 def findings(found: Sequence[Finding]) -> Table:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from heliograph.config import SourceName
 from heliograph.events import History
 from heliograph.index import NO_ITEM, Index, largest, mask_of
-from heliograph.models import Model, VectorModel
+from heliograph.models import HistoryModel, Model, VectorModel
 from heliograph.models.als import Als
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text
@@ -73,6 +73,10 @@ class Sources:
     def item_vectors(self) -> dict[SourceName, NDArray[np.float32]]:
         """Return the (items, dim) vectors of each indexed model."""
         return {"als": self.als.item_vectors, "text": self.text.item_vectors}
+
+    def of_history(self) -> dict[SourceName, HistoryModel]:
+        """Return the models that look at the history."""
+        return {"transitions": self.transitions, "als": self.als, "text": self.text}
 
     def ask(self, histories: Sequence[History], limits: Limits) -> dict[SourceName, Asked]:
         """Ask every source about a batch of histories."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,10 +14,14 @@ from starlette.exceptions import HTTPException
 from heliograph.attributes import FieldError
 from heliograph.config import Proposer, Rules
 from heliograph.experiments import Arm
+from heliograph.explanation import TermName
 from heliograph.identifiers import Identifier
 
 MAX_ITEMS = 10_000
 """Items in one answer, identifiers in one request."""
+
+MAX_EXPLAINED = 100
+"""Items in one answer with reasons."""
 
 Tier = Literal["generative", "retrieval", "popular"]
 
@@ -71,13 +75,18 @@ class RecommendationRequest(Rules):
     exclude: list[Identifier] = Field(default_factory=list, max_length=MAX_ITEMS)
     """Items that must not come back, beside those that `consumed` excludes."""
 
+    explain: bool = False
+    """Whether each item comes with the reasons for it; n is at most 100 then."""
+
     deadline_ms: float | None = Field(default=None, gt=0, le=60_000)
-    """Time for the answer; a stage that would miss it is left out."""
+    """Time for the answer; a stage that would miss it is left out, and so are reasons."""
 
     @model_validator(mode="after")
-    def _one_of_user_and_history(self) -> RecommendationRequest:
+    def _fits_together(self) -> RecommendationRequest:
         if (self.user_id is None) == (self.history is None):
             raise ValueError("give either user_id or history")
+        if self.explain and self.n > MAX_EXPLAINED:
+            raise ValueError(f"n is at most {MAX_EXPLAINED} with explain, got {self.n}")
         return self
 
 
@@ -104,6 +113,53 @@ class RecommendedItem:
     deterministic."""
 
 
+@dataclass(slots=True)
+class Cause:
+    """An item of the history that speaks for a recommended one."""
+
+    __pydantic_config__ = BODY
+
+    item_id: str
+    title: str
+    nats: float
+    """What of the reason's nats is its doing."""
+
+
+@dataclass(slots=True)
+class Reason:
+    """One term of the sum that an item's score is."""
+
+    __pydantic_config__ = BODY
+
+    source: TermName
+    """A model, or the rules `boosts` and `freshness`."""
+
+    nats: float
+    """The term. Of the item LM, its log-probability less a number that is the same for all items of
+    the answer; of other models, their evidence times the weight that the bundle gives it."""
+
+    share: float | None
+    """Of the nats of all models but the item LM that speak for the item; 0 where this one speaks
+    against it, null where it is not one of these."""
+
+    because: list[Cause]
+    """Items of the history that add most to it, at most three; none where the model does not take
+    the history item by item."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ExplainedItem(RecommendedItem):
+    """One item of an answer, and why."""
+
+    reasons: list[Reason]
+    """Those of the sources, the largest first, then of the item LM and of rules. Empty where the
+    item has no score of its own and fills the answer, or nothing was explained."""
+
+    base: float
+    """What else the sum has: `base` and the nats of all reasons are the logarithm of the score of
+    the generative tier, the score of the retrieval tier, and what popular items are ordered by."""
+
+
 class ArmShown(Body):
     """In which arm of an experiment a user is."""
 
@@ -113,10 +169,13 @@ class ArmShown(Body):
     """Probability of the arm, over users."""
 
 
-class Recommendations(Body):
-    """The answer to a recommendation request."""
+Item = TypeVar("Item", bound=RecommendedItem)
 
-    items: list[RecommendedItem]
+
+class Answered(Body, Generic[Item]):
+    """What an answer to a recommendation request says, whether it gives reasons or not."""
+
+    items: list[Item]
     tier: Tier
     """What answered: the item LM over retrieval, retrieval alone, or popularity."""
 
@@ -134,6 +193,17 @@ class Recommendations(Body):
     timings_ms: dict[str, float]
     """Time of each stage as this request saw it, and `total`; one whose result was remembered is
     not there."""
+
+
+class Recommendations(Answered[RecommendedItem]):
+    """The answer to a recommendation request."""
+
+
+class ExplainedRecommendations(Answered[ExplainedItem]):
+    """The answer to a recommendation request with `explain`."""
+
+    explained: bool
+    """False: the reasons would have been late, or could not be told, and there are none."""
 
 
 class SimilarItem(Body):

@@ -10,7 +10,7 @@ way, which says what is wrong with it; the documentation is FastAPI's too.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, get_args
 
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
@@ -21,14 +21,15 @@ Quick = Callable[[bytes], Awaitable[bytes | None]]
 
 
 class BodyRoute(APIRoute):
-    """Leads to a method of the replica that takes one body and returns one model."""
+    """Leads to a method of the replica that takes one body and returns one model of one or more."""
 
     def quick(self) -> Quick:
         """Return what answers a body."""
         (body_param,) = self.dependant.body_params
         annotation: Any = body_param.field_info.annotation
         read = TypeAdapter(annotation).validate_json
-        write = TypeAdapter(self.response_model).dump_json
+        kinds = get_args(self.response_model) or (self.response_model,)
+        write = {kind: TypeAdapter(kind).dump_json for kind in kinds}
 
         async def answer(body: bytes) -> bytes | None:
             try:
@@ -36,6 +37,7 @@ class BodyRoute(APIRoute):
             except ValidationError:
                 return None
             replica = serve.get_replica_context().servable_object
-            return write(await self.endpoint(replica, wanted))
+            told = await self.endpoint(replica, wanted)
+            return write[type(told)](told)
 
         return answer

@@ -10,7 +10,7 @@ import asyncio
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi import Body as BodyOf
@@ -20,7 +20,7 @@ from heliograph.deployments import BUNDLE_ID, experiment_runs
 from heliograph.event_store.exposures import Exposure
 from heliograph.experiments import EXPERIMENT_NAME, Assignment, Experiment
 from heliograph.pseudonyms import pseudonym
-from heliograph_serve.api import ArmShown, Body, Recommendations
+from heliograph_serve.api import Answered, ArmShown, Body
 from heliograph_serve.deploy_api import ERRORS, DeployIngress, Progress, begun
 from heliograph_serve.exposure_log import ExposureLog
 from heliograph_serve.request_log import MAX_REQUEST_ID
@@ -126,7 +126,7 @@ class ExperimentIngress(DeployIngress):
         serving = arms.treatment if assignment.arm == "treatment" else self.shelf.current
         return Participant(arms.experiment.name, user, assignment, serving)
 
-    def expose(self, answer: Recommendations, participant: Participant) -> None:
+    def expose(self, answer: Answered[Any], participant: Participant) -> None:
         """Say in an answer which arm it is of, and keep what was answered."""
         name, assignment = participant.experiment, participant.assignment
         note_experiment(name, assignment.arm)

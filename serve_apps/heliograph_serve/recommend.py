@@ -30,6 +30,7 @@ from heliograph_serve.api import (
     REFUSALS,
     ApiError,
     ErrorBody,
+    ExplainedRecommendations,
     Health,
     Readiness,
     RecommendationRequest,
@@ -46,6 +47,7 @@ from heliograph_serve.crew import Crew
 from heliograph_serve.deploy_api import router as deploy_router
 from heliograph_serve.experiment_api import ExperimentIngress
 from heliograph_serve.experiment_api import router as experiment_router
+from heliograph_serve.explaining import reasons_for, with_reasons
 from heliograph_serve.exposure_log import ExposureLog
 from heliograph_serve.feedback import SHARE_OF_DEADLINE, FeedbackIngress, Known
 from heliograph_serve.feedback import router as feedback_router
@@ -99,6 +101,7 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress, ItemsIngress):
         calls = Calls(
             Crew(in_columns(propose.remote)),
             retrieve.similar.remote,
+            retrieve.trace.remote,
             Lanes(lanes, lambda one: one.lane),
         )
 
@@ -121,7 +124,9 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress, ItemsIngress):
         self.latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)
 
     @router.post("/v1/recommendations", responses=ERRORS)
-    async def recommend(self, request: RecommendationRequest) -> Recommendations:
+    async def recommend(
+        self, request: RecommendationRequest
+    ) -> Recommendations | ExplainedRecommendations:
         """Recommend items to a user, or to whoever has the given history."""
         arms = self.shelf.arms
         if arms is None or request.user_id is None:
@@ -131,13 +136,18 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress, ItemsIngress):
         self.expose(answer, participant)
         return answer
 
-    async def _recommend(self, serving: Serving, request: RecommendationRequest) -> Recommendations:
+    async def _recommend(
+        self, serving: Serving, request: RecommendationRequest
+    ) -> Recommendations | ExplainedRecommendations:
         """Answer from one bundle: a request ends with the one that it began with."""
         clock = Clock((request.deadline_ms or self.serve.deadline_ms) / 1000)
         plan = await serving.plan(request)
         known = await self._known(serving, request, clock)
         served = await serving.recommend(request, plan, known.past, clock)
-        return self._answer(serving, served, clock, known.is_fresh)
+        if served.grounds is None:
+            return self._answer(serving, served, clock, known.is_fresh)
+        reasons = await reasons_for(serving, served, served.grounds, clock)
+        return with_reasons(self._answer(serving, served, clock, known.is_fresh), reasons)
 
     @http.get(
         "/v1/items/{item_id:path}/similar",

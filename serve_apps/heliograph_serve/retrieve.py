@@ -16,6 +16,7 @@ from heliograph.candidates import Candidates, Retriever
 from heliograph.catalog import Catalogue
 from heliograph.config import ServeConfig
 from heliograph.events import History
+from heliograph.explanation import Traced, trace
 from heliograph.filters import Filter, evaluate
 from heliograph.index import mask_of
 from heliograph.item_changes import Changes
@@ -209,6 +210,20 @@ class Retrieve(Metered, Holder[Held]):
         await self.items.lags_behind(edition)
         held = self.shelf[edition.bundle].now
         return await asyncio.to_thread(held.retriever.similar, item, count, held.unavailable)
+
+    async def trace(self, edition: Edition, history: History, items: NDArray[np.int32]) -> Traced:
+        """Return what every source says of some items after a history, and where it has it from.
+
+        Raises:
+            NotHeld: The numbers are of a bundle that this replica does not hold.
+            ValueError: It does not know of an item yet.
+        """
+        await self.items.lags_behind(edition)
+        held = self.shelf[edition.bundle].now
+        known = len(held.catalogue)
+        if max(history.max(initial=0), items.max(initial=0)) >= known:
+            raise ValueError(f"item numbers must be below {known}")
+        return await asyncio.to_thread(trace, held.retriever.sources, history, items)
 
 
 def _load(bundle: Bundle) -> Held:

@@ -20,6 +20,7 @@ from heliograph.candidates import Candidates, popular_candidates
 from heliograph.catalog import Catalogue
 from heliograph.config import Freshness, Rules
 from heliograph.events import History
+from heliograph.explanation import TermName
 from heliograph.filters import And, Filter, evaluate, joined
 from heliograph.index import mask_of
 from heliograph.models.popularity import Popularity
@@ -162,6 +163,19 @@ class RuleBook:
         """Return what boosts and freshness add to the items at this moment."""
         moment = 0.0 if plan.freshness is None else moment_of(plan.freshness, _now_us())
         return self._bonus(plan.boosts, plan.freshness, moment)
+
+    def parts_of(
+        self, bonus: Bonus, plan: Plan, items: NDArray[np.int32]
+    ) -> dict[TermName, NDArray[np.float32]]:
+        """Return (items,) nats of boosts and of freshness; together they are the bonus."""
+        nats = bonus.nats[items]
+        boosts = np.zeros(len(items), np.float32)
+        for boost in plan.boosts:
+            boosts[self._matching(boost.filter)[items]] += boost.weight
+        if plan.freshness is None:
+            return {"boosts": nats}
+        boosts[nats == 0] = 0  # both together are negligible
+        return {"boosts": boosts, "freshness": nats - boosts}
 
     def barred(self, lookup: Lookup) -> NDArray[np.bool_]:
         """Return (items,), true where an item may not come back."""

@@ -21,6 +21,8 @@ from heliograph.bundle import Bundle
 from heliograph.candidates import Candidates, proposer_names
 from heliograph.catalog import Catalogue
 from heliograph.config import Rules, ServeConfig
+from heliograph.events import History
+from heliograph.explanation import Traced
 from heliograph.history import Past
 from heliograph.item_changes import Changes
 from heliograph.models.popularity import Popularity
@@ -70,6 +72,7 @@ class Calls:
 
     retrieve: Crew[Lookup, Candidates]
     similar: Callable[[Edition, int, int], Awaitable[Candidates]]
+    trace: Callable[[Edition, History, NDArray[np.int32]], Awaitable[Traced]]
     rank: Lanes[Scoring, Ranked]
 
 
@@ -99,6 +102,23 @@ class Bundled:
 
 
 @dataclass(frozen=True)
+class Grounds:
+    """What an answer comes from; all batches have one row."""
+
+    plan: Plan
+    lookup: Lookup
+    bonus: Bonus | None
+    candidates: Candidates | None
+    """As retrieval said; None: it did not answer, or there was nothing to ask about."""
+
+    ranked: Candidates
+    """All that was ranked, before an answer was chosen from it."""
+
+    items: NDArray[np.int32]
+    """(answered,) item numbers."""
+
+
+@dataclass(frozen=True)
 class Served:
     """What a bundle says to a request."""
 
@@ -106,6 +126,9 @@ class Served:
     tier: Tier
     keeps_caps: bool
     """False where places were left that no item within the caps could take."""
+
+    grounds: Grounds | None = None
+    """Of a request that wants reasons."""
 
 
 class Serving:
@@ -150,6 +173,7 @@ class Serving:
         )
         self.prompts = PromptTokens()
         self._find_similar = calls.similar
+        self._trace = calls.trace
 
     async def amended(self, changes: Changes) -> Serving:
         """Return what answers requests after changes of items, by the same stages."""
@@ -189,6 +213,7 @@ class Serving:
         candidates = None
         if len(past.history):
             candidates = await self._candidates(lookup, clock)
+        retrieved = candidates
         if candidates is not None:
             tier = "retrieval"
             ranked = await self._ranked(lookup, candidates, bonus, plan, request.n, clock)
@@ -199,6 +224,7 @@ class Serving:
                 candidates = boosted(candidates, bonus, self.rules.barred(lookup))
         else:
             candidates = self.rules.popular(lookup, bonus)
+        listed = candidates
         keeps_caps = True
         if plan.chooses:
             arranged = await asyncio.to_thread(
@@ -208,7 +234,11 @@ class Serving:
             clock.lap("rules")
         items = self._items(candidates, request.n)
         clock.lap("answer")
-        return Served(items, tier, keeps_caps)
+        grounds = None
+        if request.explain:
+            answered = candidates.items[0, : request.n]
+            grounds = Grounds(plan, lookup, bonus, retrieved, listed, answered)
+        return Served(items, tier, keeps_caps, grounds)
 
     async def similar(self, item: int, n: int, timeout_s: float) -> list[SimilarItem]:
         """Return the n items most like an item number.
@@ -227,6 +257,15 @@ class Serving:
             )
             for row, score, bits in _entries(found.among(len(self.catalogue)), n)
         ]
+
+    async def traced(self, history: History, items: NDArray[np.int32], timeout_s: float) -> Traced:
+        """Return what the sources say of some items after a history, and where they have it from.
+
+        Raises:
+            TimeoutError, RayError, RayServeException: Retrieval does not answer.
+        """
+        async with asyncio.timeout(timeout_s):
+            return await self._trace(self.newest[0], history, items)
 
     async def answering(self, clock: Clock) -> dict[str, bool]:
         """Try the other deployments with a small request."""

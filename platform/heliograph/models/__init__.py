@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heliograph.events import History
+from heliograph.index import distinct
 
 MODEL_FILE = "model.safetensors"
 
@@ -52,3 +53,24 @@ class VectorModel(Model, Protocol):
     def queries(self, histories: Sequence[History]) -> NDArray[np.float32]:
         """Return (histories, dim) user vectors; zero for a history that says nothing."""
         ...
+
+
+class HistoryModel(Protocol):
+    """A model whose score is a sum over the items of a history."""
+
+    def parts(self, history: History, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return (items, distinct items of the history, ascending) what each adds to a score."""
+        ...
+
+
+def weights_by_age(history: History, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (distinct items of a history, ascending) the sum of each one's weights.
+
+    Args:
+        history: Item numbers, oldest first.
+        weights: Of the newest, of the one before, and so on; older ones weigh nothing.
+    """
+    consumed, newest = distinct(history), history[::-1][: len(weights)]
+    places = np.searchsorted(consumed, newest)
+    total = np.bincount(places, weights[: len(newest)], minlength=len(consumed))
+    return total.astype(np.float32)

@@ -88,6 +88,13 @@ class Als:
         users: NDArray[np.float32] = np.linalg.solve(left, right)[:, :, 0]
         return users
 
+    def parts(self, history: History, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See `HistoryModel`: the user's factors are a sum over what the user has liked."""
+        liked = self.item_vectors[distinct(history)]
+        left = self._gram + np.float32(self.confidence - 1) * (liked.T @ liked)
+        added = np.linalg.solve(left, np.float32(self.confidence) * liked.T)
+        return np.asarray(self.item_vectors[items] @ added, np.float32)
+
     def scores(self, histories: Sequence[History]) -> NDArray[np.float32]:
         """Multiply user factors with all item factors."""
         return self.queries(histories) @ self.item_vectors.T

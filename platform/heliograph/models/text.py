@@ -14,7 +14,8 @@ from safetensors.numpy import save_file
 
 from heliograph.config import TextConfig
 from heliograph.events import History
-from heliograph.models import MODEL_FILE
+from heliograph.index import distinct
+from heliograph.models import MODEL_FILE, weights_by_age
 from heliograph.workspace import InputError
 
 TEXT_LAYOUT = 2
@@ -86,6 +87,15 @@ class Text:
             newest = history[::-1][: len(self.weights)]
             users[row] = self.weights[: len(newest)] @ self.item_vectors[newest]
         return _unit(users)
+
+    def parts(self, history: History, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See `HistoryModel`."""
+        consumed = self.item_vectors[distinct(history)]
+        weighted = weights_by_age(history, self.weights)[:, None] * consumed
+        length = np.linalg.norm(weighted.sum(axis=0))
+        if length <= NOTHING:
+            return np.zeros((len(items), len(consumed)), np.float32)
+        return np.asarray(self.item_vectors[items] @ weighted.T / length, np.float32)
 
     def scores(self, histories: Sequence[History]) -> NDArray[np.float32]:
         """Return cosines with every item."""

@@ -18,7 +18,8 @@ from scipy import sparse
 
 from heliograph.config import TransitionsConfig
 from heliograph.events import History, Interactions
-from heliograph.models import MODEL_FILE
+from heliograph.index import distinct
+from heliograph.models import MODEL_FILE, weights_by_age
 
 MIN_WEIGHT = 1e-3
 """Items of a history that weigh less are left out: with a decay of 0.6, all but 14."""
@@ -79,6 +80,11 @@ class Transitions:
         found = weights @ self.evidence
         found.sort_indices()
         return found
+
+    def parts(self, history: History, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See `HistoryModel`; the score is that of `followers`."""
+        evidence = self.evidence[distinct(history)][:, items].toarray()
+        return np.asarray(evidence.T * weights_by_age(history, self.weights), np.float32)
 
     def extended(self, n_items: int) -> Self:
         """Return the model for more items, which follow nothing and which nothing follows."""
