@@ -116,6 +116,15 @@ def test_what_is_no_route_asks_for_the_highest_scope(path: str) -> None:
     assert RouteTable(http.routes).find("GET", path).scope == "admin"
 
 
+async def test_a_slash_too_many_is_not_found_and_leads_nowhere() -> None:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(http), base_url="http://shop"
+    ) as client:
+        reply = await client.post("/v1/recommendations/", json={"user_id": "ann"})
+    assert reply.status_code == 404 and "location" not in reply.headers
+    assert code(reply) == "http_404"
+
+
 def test_an_id_with_slashes_does_not_change_the_route() -> None:
     table = RouteTable(http.routes)
     assert table.find("DELETE", "/v1/users/a/healthz").scope == "admin"

@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, TypeVar
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from starlette.exceptions import HTTPException
 
@@ -16,6 +17,7 @@ from heliograph.config import Proposer, Rules
 from heliograph.experiments import Arm
 from heliograph.explanation import TermName
 from heliograph.identifiers import Identifier
+from heliograph_serve.body_errors import is_json, told, why_unreadable
 
 MAX_ITEMS = 10_000
 """Items in one answer, identifiers in one request."""
@@ -341,11 +343,9 @@ def install_error_handlers(http: FastAPI) -> None:
     def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         problem = error.errors()[0]
         if problem["type"] == "json_invalid":
-            reason = problem.get("ctx", {}).get("error", problem["msg"])
-            detail = ErrorDetail(code="malformed_json", message=f"the body is not JSON: {reason}")
-            return _answer(400, detail)
+            return _malformed(error.__cause__)
         kind = request.headers.get("content-type", "none")
-        if problem["loc"][:1] == ("body",) and "json" not in kind and problem["type"] != "missing":
+        if problem["loc"][:1] == ("body",) and not is_json(kind) and problem["type"] != "missing":
             message = (
                 f"a body is read with the header Content-Type: application/json, not with {kind}; "
                 "curl sends that with --json"
@@ -356,11 +356,13 @@ def install_error_handlers(http: FastAPI) -> None:
         field = ".".join(parts) or None
         if field is not None:  # a key may hold half a surrogate pair, which no answer can
             field = field.encode("utf-8", "backslashreplace").decode()
-        message = problem["msg"].removeprefix("Value error, ")
+        message = told(problem, _body_type(request))
         return _answer(422, ErrorDetail(code="invalid_request", message=message, field=field))
 
     @http.exception_handler(HTTPException)
     def _http_error(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400 and error.__cause__ is not None:  # FastAPI does not say why
+            return _malformed(error.__cause__)
         detail = ErrorDetail(code=f"http_{error.status_code}", message=str(error.detail))
         return _answer(error.status_code, detail, dict(error.headers or {}))
 
@@ -386,6 +388,18 @@ def misfit_answer(error: FieldError) -> JSONResponse:
     """Return the answer to rules that do not fit the catalogue."""
     detail = ErrorDetail(code="invalid_request", message=error.problem, field=error.place)
     return _answer(422, detail)
+
+
+def _malformed(reason: BaseException | None) -> JSONResponse:
+    message = f"the body is not JSON: {why_unreadable(reason)}"
+    return _answer(400, ErrorDetail(code="malformed_json", message=message))
+
+
+def _body_type(request: Request) -> object:
+    """Return the type of the body that the route of a request takes; None: it takes none."""
+    route = request.scope.get("route")
+    taken = route.dependant.body_params if isinstance(route, APIRoute) else []
+    return taken[0].field_info.annotation if taken else None
 
 
 def _answer(

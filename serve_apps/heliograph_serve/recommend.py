@@ -73,6 +73,7 @@ http = FastAPI(
     version=__version__,
     summary="Recommendations by a generative language model over FAISS retrieval.",
     responses=REFUSALS,
+    redirect_slashes=False,  # it would lead to http:// also where TLS ends before the endpoint
 )
 install_error_handlers(http)
 router = APIRouter(route_class=BodyRoute)
