@@ -226,3 +226,31 @@ def test_a_manifest_that_was_cut_off_or_altered_is_refused(copied: Path) -> None
 def test_a_folder_that_is_no_bundle_is_refused_with_the_cure(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="heliograph build"):
         open_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["a"],
+        {"a": 5},
+        {"a": {"bytes": 1}},
+        {"a": {"sha256": "0"}},
+        {"a": {"bytes": "1", "sha256": "0"}},
+    ],
+)
+def test_a_manifest_of_another_shape_is_refused(copied: Path, files: object) -> None:
+    manifest = json.loads((copied / MANIFEST).read_text()) | {"files": files}
+    (copied / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="build it again"):
+        open_bundle(copied)
+
+
+@pytest.mark.parametrize("line", ["setting_to_come: 1", ": : ["])
+def test_settings_that_this_version_cannot_read_are_refused_with_the_version(
+    tmp_path: Path, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portable = "heliograph.bundle._portable"
+    monkeypatch.setattr(portable, lambda config: f"name: shop\n{line}\n")  # as another version may
+    folder = write_bundle(write_parts(tmp_path), config("shop"), tmp_path / "bundles")
+    with pytest.raises(InputError, match=r"was written by heliograph \d.*cannot read its settings"):
+        open_bundle(folder)

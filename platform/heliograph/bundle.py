@@ -244,7 +244,7 @@ def open_bundle(path: Path) -> Bundle:
                 f"bundle {folder}: {name} is missing or truncated (expected {entry['bytes']} "
                 "bytes); copy the bundle again or build it again"
             )
-    config = parse_config(yaml.safe_load((folder / CONFIG_FILE).read_text()), CONFIG_FILE)
+    config = _read_config(folder, manifest["heliograph"])
     return Bundle(folder.resolve(), manifest["id"], manifest["heliograph"], files, config)
 
 
@@ -252,11 +252,24 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         texts = (manifest["id"], manifest["heliograph"])
-        if isinstance(manifest["files"], dict) and all(isinstance(text, str) for text in texts):
+        entries = manifest["files"].values()
+        texts += tuple(entry["sha256"] for entry in entries)
+        sizes = [entry["bytes"] for entry in entries]
+        if all(isinstance(text, str) for text in texts) and all(type(n) is int for n in sizes):
             return dict(manifest)
-    except (ValueError, KeyError, TypeError):
+    except (AttributeError, ValueError, KeyError, TypeError):
         pass  # said below: whatever is wrong with it, the cure is the same
     raise InputError(f"bundle {folder}: {MANIFEST} is truncated or not JSON; build it again")
+
+
+def _read_config(folder: Path, version: str) -> HeliographConfig:
+    try:
+        return parse_config(yaml.safe_load((folder / CONFIG_FILE).read_text()), CONFIG_FILE)
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(
+            f"bundle {folder} was written by heliograph {version}, and {__version__} cannot read "
+            f"its settings: {error}; build it again, or serve it with that version"
+        ) from error
 
 
 def _digest(files: dict[str, dict[str, Any]]) -> str:
