@@ -149,8 +149,8 @@ def kept(batch: list[Any]) -> tuple[int, object]:
     return 200, {"new": len(batch), "repeated": 0, "erased": 0}
 
 
-def refused(status: int, message: str = "no") -> tuple[int, object]:
-    return status, {"error": {"code": "invalid_request", "message": message, "field": None}}
+def refused(status: int, message: str = "no", field: str | None = None) -> tuple[int, object]:
+    return status, {"error": {"code": "invalid_request", "message": message, "field": field}}
 
 
 def lines(*items: str) -> str:
@@ -342,3 +342,62 @@ def test_another_file_at_the_noted_place_is_read_from_its_beginning(
         importer(tmp_path, endpoint.url).run(source, follow=False)
         assert endpoint.items == ["a", "b", "c", "d", "e"]
     assert f"behind byte {len(lines('a', 'b'))}" in caplog.text
+
+
+def test_a_last_line_that_is_still_being_written_is_left_for_the_next_time(tmp_path: Path) -> None:
+    source = tmp_path / "clicks.jsonl"
+    whole = lines("saw", "axe")
+    for cut in range(len(whole) - 1, len(lines("saw")), -7):
+        (tmp_path / "offset").unlink(missing_ok=True)
+        source.write_text(whole[:cut])
+        with Endpoint(kept) as endpoint:
+            first = importer(tmp_path, endpoint.url).run(source, follow=False)
+            with source.open("a") as file:  # the same file grows
+                file.write(whole[cut:])
+            then = importer(tmp_path, endpoint.url).run(source, follow=False)
+        assert endpoint.items == ["saw", "axe"]
+        assert first.rejected == then.rejected == 0
+    assert noted(tmp_path) == len(whole)
+
+
+def test_a_last_line_that_was_cut_off_in_a_rotated_file_is_set_aside(tmp_path: Path) -> None:
+    source = tmp_path / "clicks.jsonl"
+    source.write_text(lines("saw"))
+    with Endpoint(kept) as endpoint:
+        importer(tmp_path, endpoint.url).run(source, follow=False)
+        with source.open("a") as file:
+            file.write('{"user_id": "an')
+        source.rename(tmp_path / "clicks.jsonl.1")
+        source.write_text(lines("axe"))
+        done = importer(tmp_path, endpoint.url).run(source, follow=False)
+    assert endpoint.items == ["saw", "axe"] and done.rejected == 1
+
+
+def test_a_line_that_is_nested_too_deeply_is_set_aside_and_the_others_count(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "clicks.jsonl"
+    source.write_text(lines("saw") + "[" * 100_000 + "\n" + lines("axe"))
+    with Endpoint(kept) as endpoint:
+        done = importer(tmp_path, endpoint.url).run(source, follow=False)
+    assert endpoint.items == ["saw", "axe"] and done.rejected == 1
+
+
+@pytest.mark.parametrize("place", ["", "{", "[]", "{}", '{"file": 1, "offset": "x"}'])
+def test_a_noted_place_that_cannot_be_read_is_an_error_with_the_cure(
+    tmp_path: Path, place: str
+) -> None:
+    source = tmp_path / "clicks.jsonl"
+    source.write_text(lines("saw"))
+    (tmp_path / "offset").write_text(place)
+    with pytest.raises(InputError, match="delete it, and the file is sent from its start"):
+        importer(tmp_path).run(source, follow=False)
+
+
+def test_a_refusal_names_the_field(tmp_path: Path) -> None:
+    source = tmp_path / "clicks.jsonl"
+    source.write_text(lines("saw"))
+    with Endpoint(lambda _: refused(422, "is not known", "events.0.item_id")) as endpoint:
+        importer(tmp_path, endpoint.url).run(source, follow=False)
+    (line,) = (tmp_path / "rejected").read_text().splitlines()
+    assert json.loads(line)["reason"].endswith("(422): events.0.item_id: is not known")

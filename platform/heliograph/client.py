@@ -185,7 +185,8 @@ def _refusal(url: str, status: int, answer: object) -> EndpointError:
     error = answer.get("error") if isinstance(answer, dict) else None
     error = error if isinstance(error, dict) else {}
     is_ours = {"code", "message"} <= error.keys()
-    told = error["message"] if is_ours else str(answer)[:SHOWN]
+    place = f"{error['field']}: " if error.get("field") else ""
+    told = f"{place}{error['message']}" if is_ours else str(answer)[:SHOWN]
     message = f"{url} refused the request ({status}): {told}"
     if status == 413:
         return RequestTooLarge(message)

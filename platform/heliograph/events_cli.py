@@ -95,16 +95,18 @@ def import_command(
 
     is_pipe = source == STANDARD_INPUT
     base = Path("stdin") if is_pipe else source
+    rejected = rejected or base.with_name(f"{base.name}.rejected")
     done = Importer(
         url,
         None if is_pipe else offsets or base.with_name(f"{base.name}.offset"),
-        rejected or base.with_name(f"{base.name}.rejected"),
+        rejected,
         batch,
         give_up_s,
     ).run(source, follow)
+    reasons = f"; {escape(str(rejected))} says why" if done.rejected else ""
     console.print(
         f"{done.new} new events, {done.repeated} known already, {done.erased} of erased users, "
-        f"{done.rejected} lines rejected"
+        f"{done.rejected} lines rejected{reasons}"
     )
 
 

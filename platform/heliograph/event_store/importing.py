@@ -67,6 +67,9 @@ class Line:
     end: int
     """Bytes from the start of the file to behind the line."""
 
+    is_ended: bool = True
+    """Whether a line break follows; the last line may have none."""
+
 
 class Importer:
     """Sends lines in batches and notes how far it has come."""
@@ -99,7 +102,7 @@ class Importer:
                 nothing of the events; they are not noted as sent.
         """
         if source == STANDARD_INPUT:
-            self._send_all(blocks(0), None)
+            self._send_all(blocks(0), None, source)
             return self.done
         if not source.is_file():
             raise InputError(f"no file at {source}; pass a file of JSON lines, or - for a pipe")
@@ -108,7 +111,7 @@ class Importer:
             try:
                 self._note(file, start)
                 os.lseek(file, start, os.SEEK_SET)
-                self._send_all(blocks(file, start, source if follow else None), file)
+                self._send_all(blocks(file, start, source if follow else None), file, source)
                 finished = os.fstat(file)
             finally:
                 os.close(file)
@@ -116,8 +119,11 @@ class Importer:
                 return self.done
             file, start = self._open_next(source, finished), 0
 
-    def _send_all(self, read: Iterator[list[Line]], file: int | None) -> None:
+    def _send_all(self, read: Iterator[list[Line]], file: int | None, source: Path) -> None:
         for lines in read:
+            if file is not None and _is_being_written(lines[-1], file, source):
+                logger.warning("the last line of %s is not whole: left for the next time", source)
+                return
             for start in range(0, len(lines), self.batch):
                 some = lines[start : start + self.batch]
                 self._send([event for line in some if (event := self._event(line.text))])
@@ -137,14 +143,14 @@ class Importer:
         """
         if self.offsets is None or not self.offsets.is_file():
             return os.open(source, os.O_RDONLY), 0
-        noted = json.loads(self.offsets.read_text())
+        noted = _read_place(self.offsets)
         beside = os.scandir(source.parent)
         moved = [Path(one.path) for one in beside if one.inode() == noted["file"]]
         for path in (source, *moved):
-            file, offset = os.open(path, os.O_RDONLY), int(noted["offset"])
+            file, offset = os.open(path, os.O_RDONLY), noted["offset"]
             found = os.fstat(file)
             is_same = found.st_ino == noted["file"] and found.st_size >= offset
-            if is_same and _head(file, offset) == noted.get("head"):
+            if is_same and _head(file, offset) == noted["head"]:
                 return file, offset
             os.close(file)
         logger.warning(
@@ -186,7 +192,7 @@ class Importer:
             field = ".".join(str(part) for part in problem["loc"])
             message = problem["msg"].removeprefix("Value error, ")
             self._reject(text, f"{field}: {message}" if field else message)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self._reject(text, f"not JSON: {error}")
         else:
             if event.event_id is not None or event.timestamp is not None:
@@ -289,7 +295,7 @@ def blocks(file: int, start: int = 0, followed: Path | None = None) -> Iterator[
                 break
         time.sleep(LOOK_AGAIN_S)
     if rest:
-        yield [Line(rest, end + len(rest))]
+        yield [Line(rest, end + len(rest), is_ended=False)]
 
 
 def _is_at(path: Path, file: os.stat_result) -> bool | None:
@@ -298,6 +304,28 @@ def _is_at(path: Path, file: os.stat_result) -> bool | None:
         return os.path.samestat(path.stat(), file)
     except FileNotFoundError:
         return None
+
+
+def _is_being_written(line: Line, file: int, source: Path) -> bool:
+    """Tell whether the rest of a line may still come; a file that was rotated is over."""
+    if line.is_ended or _is_at(source, os.fstat(file)) is False:
+        return False
+    try:
+        json.loads(line.text)
+    except (ValueError, RecursionError):
+        return bool(line.text.strip())
+    return False
+
+
+def _read_place(path: Path) -> dict[str, Any]:
+    try:
+        noted = json.loads(path.read_text())
+        return {"file": noted["file"], "offset": int(noted["offset"]), "head": noted.get("head")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} does not say how far an import has come; delete it, and the file is sent from "
+            "its start: what comes twice counts once"
+        ) from error
 
 
 def _head(file: int, offset: int) -> str:
