@@ -28,8 +28,13 @@ from heliograph_serve.app import APP_NAME, GraphArgs, app
 from heliograph_serve.listening import require_protection
 from heliograph_serve.tracing import tracing
 
+STORE = "history"
+"""The stage that reads the event store."""
+
 START_TIMEOUT_S = 300.0
 END_TIMEOUT_S = 90.0
+STORE_PATIENCE_S = 30.0
+"""For the event store to answer a graph that is ready but for it."""
 
 
 @contextmanager
@@ -39,8 +44,8 @@ def running_graph(bundle: Path, settings: ServeConfig | None = None) -> Iterator
     Joins a running Ray cluster, or starts one and ends it with the block.
 
     Raises:
-        InputError: The bundle is not whole, the port is busy, events cannot be kept, or the
-            endpoint would be open to the network.
+        InputError: The bundle is not whole, the port is busy, events cannot be kept, the event
+            store does not answer, or the endpoint would be open to the network.
     """
     opened = bundle_to_serve(bundle)
     opened.check()
@@ -150,19 +155,38 @@ def require_free_port(host: str, port: int) -> None:
 
 
 def wait_until_ready(url: str) -> None:
-    """Return once every stage of the graph answers."""
+    """Return once every stage of the graph answers.
+
+    Raises:
+        InputError: All but the event store do.
+    """
     give_up = time.monotonic() + START_TIMEOUT_S
+    complete_since: float | None = None
     while True:
         try:
             reply = httpx.get(f"{url}/readyz", timeout=5)
-            if reply.status_code == 200 and all(reply.json()["stages"].values()):
-                return
             seen = reply.text
+            lacking = _lacking(reply)
+            if not lacking:
+                return
+            complete_since = (complete_since or time.monotonic()) if lacking == {STORE} else None
         except httpx.HTTPError as error:
             seen = str(error)
+        if complete_since and time.monotonic() > complete_since + STORE_PATIENCE_S:
+            raise InputError(
+                f"the event store has not answered for {STORE_PATIENCE_S:g} s; look whether the "
+                "database is up and serve.store (--store) is right"
+            )
         if time.monotonic() > give_up:
             raise RuntimeError(f"the graph at {url} is not ready after 300 s: {seen}")
         time.sleep(0.1)
+
+
+def _lacking(reply: httpx.Response) -> set[str]:
+    """Return the stages that do not answer; what is not the graph's answer has none that does."""
+    if reply.status_code != 200:
+        return {"all"}
+    return {name for name, answers in reply.json()["stages"].items() if not answers}
 
 
 def dashboard_url() -> str | None:
