@@ -1,6 +1,6 @@
 """What searches cost and gain: overhead over plain Ray Tune, scaling, ASHA, a better pipeline.
 
-Run it with `python benchmarks/tuning.py [overhead] [scale] [asha] [promotion] [--minutes 3]`; the
+Run it with `python benchmarks/tuning.py [overhead] [scale] [pipeline] [asha] [promotion]`; the
 figures of groups that are not asked for stay in the file as they were.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,19 +20,20 @@ from typing import Any
 
 import yaml
 from ray import tune
+from rich.console import Console
 
 from heliograph.cluster import ray_cluster
-from heliograph.config import HeliographConfig
+from heliograph.config import SOURCE_NAMES, HeliographConfig
 from heliograph.display import StageProgress
 from heliograph.workspace import InputError, write_json
 from heliograph_tune.commands import console
 from heliograph_tune.prepare import Prepared
-from heliograph_tune.progress import best_table
+from heliograph_tune.progress import SearchProgress, best_table
 from heliograph_tune.promote import promote
 from heliograph_tune.records import Record, Report
 from heliograph_tune.run_folder import create_run, newest_run
 from heliograph_tune.search import run_prepared, run_search
-from heliograph_tune.search_file import BY_EPOCH, Search, parse_search
+from heliograph_tune.search_file import BY_EPOCH, SECONDS, Search, parse_search
 from heliograph_tune.version import code_version
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +41,9 @@ TRIALS = 200
 OBJECTIVE_S = 0.01
 SCALE_TRIALS = 16
 SCALE_TRIAL_S = 4.0
+STARTING = 10
+"""Trials that are not counted in the pace of a search: its workers start meanwhile."""
+
 PROMOTED_MINUTES = 5.0
 """Of the search; with repetitions and promotion it takes less than a quarter of an hour."""
 
@@ -61,12 +67,14 @@ def main() -> None:
     groups: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         "overhead": overhead,
         "scale": scale,
+        "pipeline": pipeline,
         "asha": asha,
         "promotion": promotion,
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("groups", nargs="*", choices=[*groups, []], help="default: all")
     parser.add_argument("--minutes", type=float, default=3, help="of each of the two searches")
+    parser.add_argument("--trials", type=int, default=2000, help="of each pipeline search")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "tuning.json")
     parser.add_argument("--config", default=str(ROOT / "examples/movielens/movielens.yaml"))
     arguments = parser.parse_args()
@@ -127,6 +135,60 @@ def asha(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, record in records.items()
     }
     return {"minutes": arguments.minutes, "goal": goal, **found}
+
+
+def pipeline(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Count the cheap trials a second of a pipeline whose weights are drawn, as a user runs it.
+
+    The table is drawn, as on a terminal. `growth` is the time of a trial in the last quarter over
+    that in the first: 1 means that a search of many trials does not become slower.
+    """
+    content = yaml.safe_load((ROOT / "tune" / "movielens-pipeline.yaml").read_text())
+    lists = {path: drawn for path, drawn in content["space"].items() if "candidates" in path}
+    weight = {"type": "log_uniform", "low": 0.01, "high": 1}
+    weights = {f"candidates.weights.{source}": weight for source in SOURCE_NAMES}
+    content |= {
+        "config": arguments.config,
+        "space": lists | weights,
+        "budget": {"trials": arguments.trials, "concurrency": 2},
+        "repeat": {"best": 0},
+    }
+    found: dict[str, Any] = {"trials": arguments.trials}
+    for searcher in ("random", "tpe"):
+        changes = {"name": f"benchmark-pipeline-{searcher}", "searcher": searcher}
+        search = parse_search(content | changes, "benchmark")
+        folder = create_run(search)
+        with open(os.devnull, "w") as nowhere:
+            screen = Console(file=nowhere, force_terminal=True)
+            with (
+                StageProgress(console) as stages,
+                SearchProgress(screen, search, folder.record()) as trials,
+            ):
+                record = run_search(search, folder, stages, trials.watch)
+        found[searcher] = pace(record)
+    return found
+
+
+def pace(record: Record) -> dict[str, float]:
+    """Return the trials a second, and what else a trial took than its own work.
+
+    Trials that were known are not counted. The first ones wait for Ray and its workers and are
+    left out.
+    """
+    ends = sorted(
+        (end for end in record.finished.values() if end.state == "done"),
+        key=lambda end: end.spent_s,
+    )[STARTING:]
+    times = [end.spent_s for end in ends]
+    quarter = len(times) // 4
+    wall = (times[-1] - times[0]) / (len(times) - 1)
+    work = statistics.fmean(end.metrics[SECONDS] for end in ends)
+    return {
+        "trials_per_s": 1 / wall,
+        "trial_ms": 1000 * work,
+        "overhead_ms": 1000 * (wall - work / 2),  # two are at work at once
+        "growth": (times[-1] - times[-1 - quarter]) / (times[quarter] - times[0]),
+    }
 
 
 def promotion(arguments: argparse.Namespace) -> dict[str, Any]:

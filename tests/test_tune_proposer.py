@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from heliograph_tune.distributions import Choice
+from heliograph_tune.distributions import Choice, Uniform
 from heliograph_tune.importance import importance_of
+from heliograph_tune.memory import FORGETS_AT, GOOD, REMEMBERED, remembered
 from heliograph_tune.proposer import Proposer
 from heliograph_tune.records import Asked, Event, Finished, Record
 from heliograph_tune.search_file import Search
@@ -103,6 +104,8 @@ def test_a_configuration_that_has_been_run_is_known_and_not_run_again(tmp_path: 
     for number, end in record.finished.items():
         assert end.metrics["ndcg@10"] == score_of(record.asked[number])
 
+
+SPACE = Space({"train.lr": Uniform(type="uniform", low=0, high=1)})
 
 SHAPES = {  # of nine pairs three are no shape that the ranking engine runs
     "models.item_lm.hidden_size": {"type": "choice", "values": [64, 72, 128]},
@@ -202,6 +205,50 @@ def test_stopped_trials_of_an_earlier_run_count_as_stopped(tmp_path: Path) -> No
     trials = proposer.study.trials
     assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "PRUNED"]
     assert [trial.intermediate_values for trial in trials] == [{}, {2: 0.2}, {2: 0.2}]
+
+
+def test_of_many_trials_the_best_the_latest_and_those_at_work_are_remembered(
+    tmp_path: Path,
+) -> None:
+    proposer = Proposer(make_search(tmp_path, searcher="random").settings, SPACE)
+    for number in range(FORGETS_AT):
+        asked = proposer.propose(number, 7)
+        if number == 3:
+            continue  # at work
+        proposer.learn(ended(asked, 1 / (1 + abs(number - 50))))  # 50 is the best one
+    trials = proposer.study.trials
+    kept = [trial.number for trial in remembered(trials, proposer.study.directions)]
+    good = range(50 - GOOD // 2, 51 + GOOD // 2)
+    latest = range(FORGETS_AT - REMEMBERED + GOOD, FORGETS_AT)
+    assert kept == [3, *good, *latest]
+
+
+def test_stopped_trials_are_remembered_as_good_where_few_were_not_stopped(tmp_path: Path) -> None:
+    proposer = Proposer(make_search(tmp_path, searcher="random").settings, SPACE)
+    for number in range(FORGETS_AT):
+        curve = [number / FORGETS_AT] * (2 if number == 5 else 1)
+        end = ended(proposer.propose(number, 7), curve[0], state="stopped", steps=steps(*curve))
+        proposer.learn(end)
+    kept = [trial.number for trial in remembered(proposer.study.trials, proposer.study.directions)]
+    assert kept[0] == 5  # it went furthest
+    assert len(kept) == REMEMBERED
+
+
+@pytest.mark.parametrize("objectives", [["ndcg@10"], ["ndcg@10", "seconds"]])
+def test_who_is_told_of_many_trials_at_once_proposes_what_who_saw_them_end_does(
+    objectives: list[str], tmp_path: Path
+) -> None:
+    many, changes = FORGETS_AT + 20, {"objectives": objectives}
+    budget = {"trials": many}
+    seen = run(make_search(tmp_path, searcher="random", budget=budget, **changes), Record(), many)
+    search = make_search(tmp_path, budget={"trials": many + 1}, **changes)
+    told, saw = (Proposer(search.settings, search.space) for _ in range(2))
+    told.learn_all(seen)
+    for number, asked in sorted(seen.asked.items()):
+        saw.note(asked)
+        saw.learn(seen.finished[number])
+    assert told.propose(many, 7) == saw.propose(many, 7)
+    assert len(told.study.trials) < FORGETS_AT
 
 
 def test_luck_does_not_win(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from heliograph_tune.distributions import Drawn
+from heliograph_tune.memory import FORGETS_AT, remembered
 from heliograph_tune.records import Asked, Finished, Record
 from heliograph_tune.search_file import SearchConfig, is_minimised
 from heliograph_tune.space import Space
@@ -24,11 +26,39 @@ POPULATION = 20
 """Of NSGA-II: searches here have tens or hundreds of trials, not thousands."""
 
 
-class OrderedNSGAII(NSGAIISampler):
-    """NSGA-II whose parents stand in order of number, also when they are first selected.
+Together = dict[str, BaseDistribution]
+"""Settings that are drawn together, as every trial has them.
 
-    Optuna has them in another order then, and a resumed search selects them at another moment.
+Optuna would find out which these are by looking through all trials, for each proposal anew.
+"""
+
+
+class TogetherTPE(TPESampler):
+    """TPE that is told what it draws together."""
+
+    def __init__(self, seed: int, together: Together) -> None:
+        super().__init__(seed=seed)
+        self._together = together
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Together:
+        """See `TPESampler`."""
+        return self._together
+
+
+class OrderedNSGAII(NSGAIISampler):
+    """NSGA-II that is told what it draws together, and whose parents stand in order of number.
+
+    Optuna has them in another order when they are first selected, and a resumed search selects them
+    at another moment.
     """
+
+    def __init__(self, seed: int, together: Together) -> None:
+        super().__init__(seed=seed, population_size=POPULATION)
+        self._together = together
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Together:
+        """See `NSGAIISampler`."""
+        return self._together
 
     def select_parent(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
         """See `NSGAIISampler`."""
@@ -41,13 +71,7 @@ class Proposer:
     def __init__(self, settings: SearchConfig, space: Space) -> None:
         self.settings = settings
         self.space = space
-        self.study = optuna.create_study(
-            directions=[
-                "minimize" if is_minimised(objective) else "maximize"
-                for objective in settings.objectives
-            ],
-            sampler=RandomSampler(seed=settings.seed),
-        )
+        self.study = self._new_study()
         self._places: dict[int, int] = {}  # number of a trial -> its number in the study
 
     def propose(self, number: int, seed: int, attempt: int = 0) -> Asked:
@@ -58,6 +82,8 @@ class Proposer:
             seed: That the trial is run with.
             attempt: Each one draws something else.
         """
+        if attempt == 0:
+            self._forget()
         self.study.sampler = self._sampler(number, attempt)
         trial = self.study.ask()
         settings = self.space.draw(trial)
@@ -84,6 +110,7 @@ class Proposer:
         """Learn of a trial that was handed out without being proposed here and now."""
         if asked.drawn is None:
             return
+        self._forget()
         for drawn in asked.rejected:
             self._add(drawn, TrialState.PRUNED)
         self._places[asked.number] = len(self.study.get_trials(deepcopy=False))
@@ -157,6 +184,32 @@ class Proposer:
             )
         )
 
+    def _new_study(self) -> optuna.Study:
+        return optuna.create_study(
+            directions=[
+                "minimize" if is_minimised(objective) else "maximize"
+                for objective in self.settings.objectives
+            ],
+            sampler=RandomSampler(seed=self.settings.seed),
+        )
+
+    def _forget(self) -> None:
+        """Go on with fewer trials where TPE knows so many that proposals would take long.
+
+        It is done before a trial of a number is proposed or noted, so that a search that was killed
+        forgets the same.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        if self.settings.searcher != "tpe" or len(trials) < FORGETS_AT:
+            return
+        kept = remembered(trials, self.study.directions)
+        places = {trial.number: place for place, trial in enumerate(kept)}
+        self._places = {
+            number: places[before] for number, before in self._places.items() if before in places
+        }
+        self.study = self._new_study()
+        self.study.add_trials(kept)
+
     def _sampler(self, number: int, attempt: int) -> BaseSampler:
         entropy = [self.settings.seed, number, attempt]
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
@@ -164,9 +217,10 @@ class Proposer:
             case "random":
                 return RandomSampler(seed=seed)
             case "tpe":
-                return TPESampler(seed=seed)
+                several = len(self.settings.objectives) > 1  # then each is drawn for itself
+                return TogetherTPE(seed, {} if several else self.space.together)
             case "nsga2":
-                return OrderedNSGAII(seed=seed, population_size=POPULATION)
+                return OrderedNSGAII(seed, self.space.together)
 
 
 def _reached(finished: Finished, values: Sequence[float]) -> dict[int, float] | None:

@@ -46,6 +46,13 @@ class Space:
         for path, distribution in parameters.items():
             _check_condition(path, distribution, parameters)
         self.parameters = {path: parameters[path] for path in _ordered(parameters)}
+        drawn = {
+            path: for_optuna(distribution)
+            for path, distribution in sorted(self.parameters.items())
+            if not distribution.where
+        }
+        self.together = {path: found for path, found in drawn.items() if not found.single()}
+        """What every trial draws, and not always the same, in Optuna's words."""
 
     @property
     def settings_drawn(self) -> set[str]:

@@ -41,8 +41,9 @@ class Standing:
 
 def standings(search: Search, record: Record) -> list[Standing]:
     """Return the configurations that may be promoted, the winner first."""
+    again = _again(search, record)
     found = [
-        standing_of(search, record, number)
+        _standing(search, record, number, again.get(number, []))
         for number in to_repeat(search, record) or by_score(search, record)
         if record.score(number, search.settings.objectives[0]) is not None
     ]
@@ -54,21 +55,31 @@ def standings(search: Search, record: Record) -> list[Standing]:
 
 def standing_of(search: Search, record: Record, number: int) -> Standing:
     """Put together what is known of a configuration that was run, whether it was judged or not."""
+    return _standing(search, record, number, _again(search, record).get(number, []))
+
+
+def _standing(
+    search: Search, record: Record, number: int, again: Sequence[Mapping[str, float]]
+) -> Standing:
     objective, metrics = search.settings.objectives[0], record.finished[number].metrics
-    again = [
-        record.finished[other].metrics
-        for other, asked in record.asked.items()
-        if asked.repeats == number
-        and other in record.finished
-        and record.finished[other].state != "failed"
-        and is_judged(search.settings, record.finished[other].metrics)
-    ]
     return Standing(
         number,
         metrics.get(objective, math.nan),
         tuple(one[objective] for one in again),
         _means(again) if again else metrics,
     )
+
+
+def _again(search: Search, record: Record) -> dict[int, list[dict[str, float]]]:
+    """Return the metrics of each configuration's repetitions, as far as they were judged."""
+    found: dict[int, list[dict[str, float]]] = {}
+    for number, asked in record.asked.items():
+        end = record.finished.get(number)
+        if asked.repeats is None or end is None or end.state == "failed":
+            continue
+        if is_judged(search.settings, end.metrics):
+            found.setdefault(asked.repeats, []).append(end.metrics)
+    return found
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
