@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,10 +31,11 @@ from heliograph_tune.commands import console
 from heliograph_tune.prepare import Prepared
 from heliograph_tune.progress import SearchProgress, best_table
 from heliograph_tune.promote import promote
-from heliograph_tune.records import Record, Report
+from heliograph_tune.records import Asked, Finished, Record, Report, Step
 from heliograph_tune.run_folder import create_run, newest_run
 from heliograph_tune.search import run_prepared, run_search
 from heliograph_tune.search_file import BY_EPOCH, SECONDS, Search, parse_search
+from heliograph_tune.trials_to_run import BASELINE
 from heliograph_tune.version import code_version
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +45,23 @@ SCALE_TRIALS = 16
 SCALE_TRIAL_S = 4.0
 STARTING = 10
 """Trials that are not counted in the pace of a search: its workers start meanwhile."""
+
+RACE_EPOCHS = 18
+"""Of a trial that is not stopped; ASHA compares at 2 and 6."""
+
+RACE_SHAPE = ("models.item_lm.hidden_size=64", "models.item_lm.heads=2")
+RACE_SPACE = {
+    "train.lr": {"type": "log_uniform", "low": 1e-4, "high": 3e-2},
+    "train.dropout": {"type": "uniform", "low": 0, "high": 0.8},
+    "train.weight_decay": {"type": "log_uniform", "low": 1e-3, "high": 1},
+}
+"""As wide as one draws it who does not know yet: most of it is bad."""
+
+ASHA_TRIALS = 200
+"""More than ASHA has time for."""
+
+SAME = 1e-6
+"""Scores of one training in two processes lie this close together."""
 
 PROMOTED_MINUTES = 5.0
 """Of the search; with repetitions and promotion it takes less than a quarter of an hour."""
@@ -73,7 +92,9 @@ def main() -> None:
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("groups", nargs="*", choices=[*groups, []], help="default: all")
-    parser.add_argument("--minutes", type=float, default=3, help="of each of the two searches")
+    parser.add_argument("--minutes", type=float, default=15, help="at most, of each asha search")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of asha")
+    parser.add_argument("--configurations", type=int, default=24, help="that FIFO trains for asha")
     parser.add_argument("--trials", type=int, default=2000, help="of each pipeline search")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "tuning.json")
     parser.add_argument("--config", default=str(ROOT / "examples/movielens/movielens.yaml"))
@@ -110,31 +131,82 @@ def scale(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def asha(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Count the epochs that random search needs to the best score of a FIFO search, with ASHA."""
-    content = yaml.safe_load((ROOT / "tune" / "movielens-item-lm.yaml").read_text())
-    content |= {
+    """Count the epochs that random search needs to the best score of a FIFO search, with ASHA.
+
+    Both propose the same configurations. Trial 0, with which both begin, is left out: neither
+    search has found it.
+    """
+    seeds = {seed: compared(arguments, seed) for seed in arguments.seeds}
+    medians = {
+        name: statistics.median(
+            math.inf if row[name] is None else row[name] for row in seeds.values()
+        )
+        for name in ("fifo_epochs", "fifo_epochs_to_best", "asha_epochs_to_goal", "share")
+    }
+    return {
+        "minutes": arguments.minutes,
+        "epochs_a_trial": RACE_EPOCHS,
+        "seeds": seeds,
+        "median": {name: None if math.isinf(found) else found for name, found in medians.items()},
+    }
+
+
+def compared(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Run both searches; `share` is of the epochs that FIFO trained in all."""
+    courses = {}
+    for scheduler, trials in (("fifo", arguments.configurations), ("asha", ASHA_TRIALS)):
+        search = race(arguments, seed, scheduler, trials)
+        courses[scheduler] = course = Course()
+        with StageProgress(console) as stages:
+            run_search(search, create_run(search), stages, course.watch)
+    fifo, asha = courses["fifo"].scores, courses["asha"].scores
+    if not (fifo and asha):
+        raise SystemExit(f"no epoch ended in {arguments.minutes:g} minutes; raise --minutes")
+    goal = max(fifo)
+    reached = epochs_to(goal, asha)
+    return {
+        "fifo_epochs": len(fifo),
+        "fifo_best": goal,
+        "fifo_epochs_to_best": epochs_to(goal, fifo),
+        "asha_epochs": len(asha),
+        "asha_best": max(asha),
+        "asha_epochs_to_goal": reached,
+        "share": reached and reached / len(fifo),
+    }
+
+
+def race(arguments: argparse.Namespace, seed: int, scheduler: str, trials: int) -> Search:
+    """Return a search by epochs: what the clock says must not decide when a trial ends."""
+    content = {
+        "name": f"benchmark-{scheduler}-{seed}",
         "config": arguments.config,
+        "overrides": [f"train.epochs={RACE_EPOCHS}", "train.max_minutes=null", *RACE_SHAPE],
+        "search": "item_lm",
+        "space": RACE_SPACE,
         "searcher": "random",
-        "budget": {"minutes": arguments.minutes, "concurrency": 2},
+        "scheduler": scheduler,
+        "seed": seed,
+        "budget": {"trials": 1 + trials, "minutes": arguments.minutes, "concurrency": 2},
         "repeat": {"best": 0},
     }
-    records = {}
-    for scheduler in ("fifo", "asha"):
-        changes = {"name": f"benchmark-{scheduler}", "scheduler": scheduler}
-        search = parse_search(content | changes, "benchmark")
-        with StageProgress(console) as stages:
-            records[scheduler] = run_search(search, create_run(search), stages, lambda n, e: None)
-    goal = max(score for _, score in course(records["fifo"]))
-    found = {
-        name: {
-            "trials": len(record.finished),
-            "epochs": len(course(record)),
-            "best": max(score for _, score in course(record)),
-            "epochs_to_goal": next((n for n, score in course(record) if score >= goal), None),
-        }
-        for name, record in records.items()
-    }
-    return {"minutes": arguments.minutes, "goal": goal, **found}
+    return parse_search(content, "benchmark")
+
+
+class Course:
+    """The validation NDCG@10 of every epoch of a search but for those of trial 0, as they end."""
+
+    def __init__(self) -> None:
+        self.scores: list[float] = []
+
+    def watch(self, number: int, event: Asked | Finished | Step) -> None:
+        """See `heliograph_tune.search.Watch`."""
+        if isinstance(event, Step) and number != BASELINE:
+            self.scores.append(event.values[BY_EPOCH])
+
+
+def epochs_to(goal: float, scores: Sequence[float]) -> int | None:
+    """Return how many epochs it took to a score; None: it was not reached."""
+    return next((n for n, score in enumerate(scores, 1) if score >= goal - SAME), None)
 
 
 def pipeline(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -221,16 +293,6 @@ def promotion(arguments: argparse.Namespace) -> dict[str, Any]:
         "high": found.difference.high,
         "p_value": found.difference.p_value,
     }
-
-
-def course(record: Record) -> list[tuple[int, float]]:
-    """Return (epochs trained so far, validation NDCG@10) of every epoch, trial by trial."""
-    scores = [
-        step.values[BY_EPOCH]
-        for end in sorted(record.finished.values(), key=lambda end: end.spent_s)
-        for step in end.steps
-    ]
-    return list(enumerate(scores, start=1))
 
 
 def our_trials(trials: int, seconds: float, concurrency: int) -> None:
