@@ -7,14 +7,22 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import ray
 
-from heliograph_tune.records import Finished
+from heliograph.config import HeliographConfig
+from heliograph_tune.prepare import Prepared
+from heliograph_tune.records import Asked, Finished, Report, Step
+from heliograph_tune.run_folder import RunFolder, create_run
+from heliograph_tune.search import run_prepared
 from heliograph_tune.table import TRIALS_FILE
 from processes import alive, descendants, title
 from search_runs import (
@@ -32,6 +40,7 @@ from search_runs import (
     with_no_one_there_it_is_fine,
     write,
 )
+from searches import make_search
 
 pytestmark = pytest.mark.cluster
 
@@ -135,34 +144,142 @@ def test_a_finished_search_is_not_begun_again(unbroken: Path) -> None:
     assert events(unbroken) == before
 
 
+NOTED = 16
+"""Trials of a search on four nodes that loses one."""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """A judge that takes a second and notes who was at work where, and when."""
+
+    file: Path
+
+    def judge(
+        self, config: HeliographConfig, ks: tuple[int, ...], checkpoint: Path, report: Report
+    ) -> dict[str, float]:
+        """See `heliograph_tune.judges.Judge`."""
+        began = time.time()
+        self.note(checkpoint, "begun", began)
+        time.sleep(1)
+        self.note(checkpoint, "ended", began)
+        return {"ndcg@10": 0.5}
+
+    def note(self, checkpoint: Path, what: str, began: float) -> None:
+        """Append a line, which small ones are whole."""
+        node = ray.get_runtime_context().get_node_id()
+        with self.file.open("a") as file:
+            file.write(f"{what} {int(checkpoint.name)} {node} {began} {time.time()}\n")
+
+
+def notes(file: Path, what: str) -> list[tuple[int, str, float, float]]:
+    """Return trial, node, beginning and time of what was noted."""
+    rows = (line.split() for line in file.read_text().splitlines())
+    return [
+        (int(number), node, float(began), float(now))
+        for kind, number, node, began, now in rows
+        if kind == what
+    ]
+
+
+def search_that_loses_a_node(cluster: Any, folder: Path) -> None:
+    """Run a search on four nodes, one of which dies when all have come to a result.
+
+    It is one that a trial is at work on, and not that of this process.
+    """
+    budget = {"trials": NOTED, "concurrency": 4}
+    search = make_search(folder, searcher="random", budget=budget, repeat={"best": 0})
+    judge, nodes, lost = Notes(folder / "notes"), set[str](), list[str]()
+    others = {node.node_id: node for node in cluster.worker_nodes}
+
+    def watch(number: int, event: Asked | Finished | Step) -> None:
+        if isinstance(event, Finished) and not lost:
+            nodes.add(event.node)
+            over = [number for number, *_ in notes(judge.file, "ended")]
+            busy = [node for number, node, *_ in notes(judge.file, "begun") if number not in over]
+            if len(nodes) == 4 and (there := [node for node in busy if node in others]):
+                lost.append(there[0])
+                cluster.remove_node(others[there[0]], allow_graceful=False)
+
+    run_prepared(search, create_run(search), Prepared(judge, {}), watch)
+    (folder / "lost").write_text(lost[0])
+
+
 NODES = """
 import sys
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
+import test_tune_kills
+from search_runs import run
+ray.cloudpickle.register_pickle_by_value(test_tune_kills)
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 for _ in range(3):
     cluster.add_node(num_cpus=1)
 cluster.connect()
-from heliograph_tune.run_folder import create_run
-from heliograph_tune.search import run_search
-from heliograph_tune.search_file import load_search
-from small_shop import Silent
-search = load_search(Path(sys.argv[1]))
-record = run_search(search, create_run(search), Silent(), lambda number, event: None)
-print(len({end.node for end in record.finished.values()}), "nodes")
+run(Path(sys.argv[1]))
+test_tune_kills.search_that_loses_a_node(cluster, Path(sys.argv[2]))
 ray.shutdown()
 cluster.shutdown()
 """
 
 
-def test_every_node_of_a_cluster_runs_trials(shop: Path) -> None:
+@dataclass(frozen=True)
+class FourNodes:
+    """What searches on a cluster of four nodes have left."""
+
+    shop: Path
+    """Of an item LM, which nobody disturbed."""
+
+    loss: Path
+    """Of one that lost a node."""
+
+
+@pytest.fixture(scope="module")
+def four_nodes(embedded_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> FourNodes:
+    folder = tmp_path_factory.mktemp("nodes")
+    there = FourNodes(Path(shutil.copytree(embedded_shop, folder / "shop")), folder / "loss")
+    there.loss.mkdir()
     budget = {"trials": 8, "concurrency": 4}
-    path = write(shop, budget=budget, overrides=["train.epochs=20", "train.patience=20"])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    path = write(there.shop, budget=budget, overrides=["train.epochs=20", "train.patience=20"])
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "RAY_health_check_period_ms": "500",  # else a lost node is missed late
+    }
     done = subprocess.run(
-        [sys.executable, "-c", NODES, str(path)],
+        [sys.executable, "-c", NODES, str(path), str(there.loss)],
         env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 nodes" in done.stdout
+    return there
+
+
+def test_every_node_of_a_cluster_runs_trials(four_nodes: FourNodes) -> None:
+    assert len({end.node for end in finished(four_nodes.shop)}) == 4
+
+
+def test_four_nodes_are_at_work_at_the_same_time(four_nodes: FourNodes) -> None:
+    ended = notes(four_nodes.loss / "notes", "ended")
+    at_once = [
+        {node for _, node, other, end in ended if other <= began < end} for _, _, began, _ in ended
+    ]
+    assert max(map(len, at_once)) == 4
+
+
+def test_trials_of_a_lost_node_run_elsewhere_and_no_finished_one_is_repeated(
+    four_nodes: FourNodes,
+) -> None:
+    lost = (four_nodes.loss / "lost").read_text()
+    record = RunFolder(four_nodes.loss / "workspace" / "searches" / "als-1").record()
+    assert {end.state for end in record.finished.values()} == {"done"}
+    assert len(record.finished) == NOTED
+    begun = notes(four_nodes.loss / "notes", "begun")
+    ended = notes(four_nodes.loss / "notes", "ended")
+    cut = {
+        number
+        for number, node, began, _ in begun
+        if (number, node, began) not in {(number, node, began) for number, node, began, _ in ended}
+    }
+    assert cut
+    assert {node for number, node, *_ in begun if number in cut} > {lost}
+    assert all(record.finished[number].node != lost for number in cut)
+    assert sorted(number for number, *_ in ended) == list(range(NOTED))

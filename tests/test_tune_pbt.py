@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from heliograph.bundle import open_bundle
 from heliograph.config_file import load_config
 from heliograph_tune.population import latest, lineage
+from heliograph_tune.promote import promote
 from heliograph_tune.records import Record
 from heliograph_tune.run_folder import RunFolder
 from heliograph_tune.standings import standings
@@ -24,6 +26,7 @@ from search_runs import (
     searching,
     wait_for,
 )
+from small_shop import Silent
 
 pytestmark = pytest.mark.cluster
 
@@ -141,3 +144,11 @@ def by_place(shop: Path) -> dict[tuple[int, int], tuple[dict[str, Any], float]]:
         for asked in record.of("search")
         if asked.member
     }
+
+
+def test_a_schedule_is_promoted(unbroken: Path) -> None:
+    folder = folder_of(unbroken)
+    found = promote(folder, Silent())
+    bundle = open_bundle(Path(found.bundle))
+    assert bundle.config.train == load_config(folder.best).train
+    assert found.ndcg > found.ndcg_before  # whose learning rate is next to nothing
