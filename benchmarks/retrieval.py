@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from figures import Plan, Row, repeat, timed
 from heliograph.bundle import open_bundle
-from heliograph.events import History
 from heliograph.index import VectorIndex
+from heliograph.interactions import History
 from workload import retriever_of, users_of
 
 GROUP = "retrieval alone"

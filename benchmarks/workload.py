@@ -8,7 +8,7 @@ import numpy as np
 
 from heliograph.bundle import Bundle
 from heliograph.candidates import Retriever
-from heliograph.events import History
+from heliograph.interactions import History
 from heliograph.ranking.engine import Query
 from heliograph_serve.rank import Scoring
 

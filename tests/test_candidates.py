@@ -27,8 +27,8 @@ from heliograph.config import (
     TextConfig,
     TransitionsConfig,
 )
-from heliograph.events import History, Interactions
 from heliograph.index import NO_ITEM, VectorIndex
+from heliograph.interactions import History, Interactions
 from heliograph.models.als import Als
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text

@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 
 from heliograph.catalog import Catalogue
 from heliograph.config import CLOCK_SKEW_US, EventsConfig
-from heliograph.events import (
-    EVENTS,
-    Interactions,
-    clean_events,
-    in_order_of_place,
-    number_events,
-    refuse_unknown_and_repeated,
-)
+from heliograph.events import EVENTS, clean_events, in_order_of_place, refuse_unknown_and_repeated
+from heliograph.interactions import Interactions, number_events
 from heliograph.tables import REASON
 from heliograph.workspace import InputError
 

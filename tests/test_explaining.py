@@ -15,8 +15,8 @@ from rich.console import Console
 
 from heliograph.candidates import Candidates
 from heliograph.display import recommendations
-from heliograph.events import History
 from heliograph.explanation import Traced, trace
+from heliograph.interactions import History
 from heliograph.rules import Plan
 from heliograph_serve.api import (
     Cause,

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from heliograph.config import SOURCE_NAMES, SourceName
-from heliograph.events import History
 from heliograph.explanation import (
     TOLD,
     Term,
@@ -21,6 +20,7 @@ from heliograph.explanation import (
     traced_popularity,
 )
 from heliograph.index import NO_ITEM
+from heliograph.interactions import History
 from heliograph.models import weights_by_age
 from test_candidates import EMPTY, N_ITEMS, SOURCES, history, retriever
 

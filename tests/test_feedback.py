@@ -19,9 +19,10 @@ from heliograph.event_store.event import NewEvent
 from heliograph.event_store.exporting import export_events
 from heliograph.event_store.item_log import ItemLog
 from heliograph.event_store.store import EventStore, Heard
-from heliograph.events import EVENTS, History, Interactions
+from heliograph.events import EVENTS
 from heliograph.feedback_files import parts, read_parts, user_digest
 from heliograph.history import Histories
+from heliograph.interactions import History, Interactions
 from heliograph.item_changes import NO_CHANGES
 from heliograph.pseudonyms import pseudonym, read_key
 from heliograph_serve import tombstones

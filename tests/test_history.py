@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from heliograph.config import EventsConfig
 from heliograph.event_store.event import Occurrence
-from heliograph.events import Interactions
 from heliograph.history import (
     NO_PAST,
     Histories,
@@ -21,6 +20,7 @@ from heliograph.history import (
     read_histories,
     write_histories,
 )
+from heliograph.interactions import Interactions
 from heliograph.workspace import InputError
 
 CONFIG = EventsConfig(path="events.csv", format="csv")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from transformers import LlamaForCausalLM
 
 from heliograph.config import ItemLMConfig, TrainConfig
-from heliograph.events import History
+from heliograph.interactions import History
 from heliograph.models import item_lm_epochs
 from heliograph.models.item_lm import (
     Dropout,

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from heliograph.config import AlsConfig, PopularityConfig, TextConfig, TransitionsConfig
 from heliograph.evaluation import top_items
-from heliograph.events import History, Interactions
+from heliograph.interactions import History, Interactions
 from heliograph.models import Model, VectorModel
 from heliograph.models.als import Als
 from heliograph.models.popularity import Popularity

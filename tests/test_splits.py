@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.events import Interactions
+from heliograph.interactions import Interactions
 from heliograph.overlap import given_split, refuse_overlap
 from heliograph.splits import HeldOut, last_items, leave_one_out
 from heliograph.temporal import temporal_split, time_at_share

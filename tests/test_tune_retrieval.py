@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from heliograph.config import HeliographConfig
-from heliograph.events import History, Interactions
+from heliograph.interactions import History, Interactions
 from heliograph.workspace import InputError
 from heliograph_tune.judges import RetrievalJudge
 from heliograph_tune.knowledge import Knowledge, without_test_items

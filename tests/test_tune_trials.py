@@ -23,8 +23,8 @@ from heliograph.config import (
     TransitionsConfig,
 )
 from heliograph.evaluation import measure as measure_rankings
-from heliograph.events import Interactions
 from heliograph.index import VectorIndex
+from heliograph.interactions import Interactions
 from heliograph.models.als import Als
 from heliograph.models.item_lm import ItemLM, ItemLMNetwork
 from heliograph.models.popularity import Popularity

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from heliograph.events import Interactions
+from heliograph.interactions import Interactions
 
 MINUTE_US = 60_000_000
 

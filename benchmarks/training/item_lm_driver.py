@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from course import Course
 from heliograph.config import ItemLMConfig, TrainConfig
-from heliograph.events import Interactions
+from heliograph.interactions import Interactions
 from heliograph.models.item_lm import ItemLM
 from heliograph.models.item_lm_epochs import TrainingJob, begin
 from heliograph.models.item_lm_run import Epoch

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heliograph.config import SOURCE_NAMES, SourceName
-from heliograph.events import History
+from heliograph.interactions import History
 
 
 @dataclass(frozen=True)

@@ -41,15 +41,10 @@ from heliograph.config_file import ConfigError
 from heliograph.embedding import embed, encoder_fingerprint
 from heliograph.event_store.changed_items import fetch_changed, read_changed
 from heliograph.event_store.exporting import fetch_feedback
-from heliograph.events import (
-    Interactions,
-    ingest_events,
-    read_disliked,
-    read_events,
-    read_values,
-)
+from heliograph.events import ingest_events, read_disliked, read_events, read_values
 from heliograph.feedback_files import fingerprint
 from heliograph.history import HISTORIES_FILE, HISTORIES_LAYOUT, write_histories
+from heliograph.interactions import Interactions
 from heliograph.model_stages import Part, build_indexes, fit_models, model_names, read_epochs
 from heliograph.models.item_lm import ItemLM
 from heliograph.models.item_lm_run import best_epoch

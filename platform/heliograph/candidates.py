@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from heliograph.blend import Blend
 from heliograph.config import SOURCE_NAMES, CandidatesConfig, Proposer, SourceName
-from heliograph.events import History
 from heliograph.index import NO_ITEM, distinct, largest
+from heliograph.interactions import History
 from heliograph.sources import Limits, Sources, first_others
 
 PROPOSERS: tuple[Proposer, ...] = (*SOURCE_NAMES, "item_lm")

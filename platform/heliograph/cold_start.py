@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from heliograph.events import Interactions
+from heliograph.interactions import Interactions
 from heliograph.splits import HeldOut, check_share, hold_out, ties
 
 

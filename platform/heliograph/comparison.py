@@ -18,8 +18,8 @@ from heliograph.candidates import Retriever
 from heliograph.catalog import Catalogue
 from heliograph.config import SOURCE_NAMES, HeliographConfig, SourceName
 from heliograph.evaluation import top_items
-from heliograph.events import History, Interactions
 from heliograph.index import NO_ITEM
+from heliograph.interactions import History, Interactions
 from heliograph.models.item_lm import ItemLM
 from heliograph.ranking import rank
 from heliograph.ranking.fitting import (

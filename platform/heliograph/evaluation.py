@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from heliograph.events import History
 from heliograph.index import NO_ITEM, largest
+from heliograph.interactions import History
 from heliograph.list_properties import coverage, gini
 
 NOT_FOUND = np.iinfo(np.int64).max

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heliograph.config import SOURCE_NAMES, Proposer
-from heliograph.events import History
 from heliograph.index import NO_ITEM, distinct, largest
+from heliograph.interactions import History
 from heliograph.sources import Sources
 
 TOLD = 3

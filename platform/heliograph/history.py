@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from heliograph.config import EventsConfig
 from heliograph.event_store.event import Occurrence
-from heliograph.events import NO_INTERACTIONS, History, Interactions
+from heliograph.interactions import NO_INTERACTIONS, History, Interactions
 from heliograph.workspace import InputError
 
 HISTORIES_FILE = "histories.parquet"

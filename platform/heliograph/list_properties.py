@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from heliograph.events import History
 from heliograph.index import NO_ITEM
+from heliograph.interactions import History
 
 
 def coverage(ranking: NDArray[np.int32], k: int, n_items: int) -> float:

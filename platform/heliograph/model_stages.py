@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from heliograph.bundle import EPOCHS_FILE
 from heliograph.config import SOURCE_NAMES, HeliographConfig, IndexConfig, TrainConfig
 from heliograph.embedding import read_vectors
-from heliograph.events import Interactions
 from heliograph.index import VectorIndex, why_flat
+from heliograph.interactions import Interactions
 from heliograph.models.als import Als
 from heliograph.models.item_lm_run import Epoch, best_epoch
 from heliograph.models.item_lm_training import fit_item_lm

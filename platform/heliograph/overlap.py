@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from heliograph.events import Interactions
+from heliograph.interactions import Interactions
 from heliograph.splits import HeldOut, hold_out, iso_time
 from heliograph.workspace import InputError
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heliograph.config import RatingsConfig
-from heliograph.events import Interactions
+from heliograph.interactions import Interactions
 from heliograph.models.ratings import RatingModel, Ratings
 from heliograph.splits import LeaveOneOut
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heliograph.config import SourceName
-from heliograph.events import History
 from heliograph.index import NO_ITEM, Index, largest, mask_of
+from heliograph.interactions import History
 from heliograph.models import HistoryModel, Model, VectorModel
 from heliograph.models.als import Als
 from heliograph.models.popularity import Popularity

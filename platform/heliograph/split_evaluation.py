@@ -13,7 +13,7 @@ from heliograph.catalog import Catalogue
 from heliograph.cold_start import item_cold_start, user_cold_start
 from heliograph.comparison import compare_on_split, evaluation_settings
 from heliograph.config import HeliographConfig, SplitName
-from heliograph.events import Interactions
+from heliograph.interactions import Interactions
 from heliograph.model_stages import Part, build_indexes, fit_models, model_names
 from heliograph.models.item_lm import ItemLM
 from heliograph.overlap import given_split, without_times

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from heliograph.events import History, Interactions
+from heliograph.interactions import History, Interactions
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from heliograph.events import Interactions
+from heliograph.interactions import Interactions
 from heliograph.splits import HeldOut, check_share, hold_out, iso_time
 from heliograph.workspace import InputError
 

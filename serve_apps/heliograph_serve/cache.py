@@ -12,7 +12,7 @@ import numpy as np
 from cachetools import LRUCache
 
 from heliograph.candidates import Candidates
-from heliograph.events import History
+from heliograph.interactions import History
 from heliograph_serve.retrieve import Lookup
 
 OVERHEAD = 1024

@@ -14,7 +14,6 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from heliograph.candidates import Candidates
-from heliograph.events import History
 from heliograph.explanation import (
     UNEXPLAINED,
     Explanation,
@@ -25,6 +24,7 @@ from heliograph.explanation import (
     traced_popularity,
 )
 from heliograph.history import NO_PAST
+from heliograph.interactions import History
 from heliograph.rules import NEGLIGIBLE
 from heliograph_serve.api import (
     Cause,

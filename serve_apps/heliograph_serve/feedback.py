@@ -26,10 +26,10 @@ from heliograph.event_store.engine import store_url
 from heliograph.event_store.event import Event, NewEvent, kept_as
 from heliograph.event_store.exporting import erase_from_exports
 from heliograph.event_store.store import Appended, EventStore, Heard, Stored
-from heliograph.events import History
 from heliograph.feedback_files import Erasures, user_digest
 from heliograph.history import NO_PAST, Past, merged
 from heliograph.identifiers import Identifier
+from heliograph.interactions import History
 from heliograph.pseudonyms import pseudonym, read_key
 from heliograph.workspace import InputError
 from heliograph_serve.api import ApiError, ErrorBody

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from heliograph.events import History
+from heliograph.interactions import History
 from heliograph_serve.crew import Answers
 from heliograph_serve.item_follower import Edition
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from heliograph.bundle import Bundle
 from heliograph.config import EmbeddingConfig, ServeConfig
-from heliograph.events import History
+from heliograph.interactions import History
 from heliograph.item_changes import Changes
 from heliograph.models.item_tokens import FIRST_ITEM, prompt
 from heliograph.ranking.engine import Best, Engine, Query

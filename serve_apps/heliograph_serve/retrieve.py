@@ -15,10 +15,10 @@ from heliograph.bundle import Bundle
 from heliograph.candidates import Candidates, Retriever
 from heliograph.catalog import Catalogue
 from heliograph.config import ServeConfig
-from heliograph.events import History
 from heliograph.explanation import Traced, trace
 from heliograph.filters import Filter, evaluate
 from heliograph.index import mask_of
+from heliograph.interactions import History
 from heliograph.item_changes import Changes
 from heliograph.revision import (
     Revision,

@@ -19,10 +19,10 @@ from heliograph.attributes import Attribute, Attributes
 from heliograph.candidates import Candidates, popular_candidates
 from heliograph.catalog import Catalogue
 from heliograph.config import Freshness, Rules
-from heliograph.events import History
 from heliograph.explanation import TermName
 from heliograph.filters import And, Filter, evaluate, joined
 from heliograph.index import mask_of
+from heliograph.interactions import History
 from heliograph.models.popularity import Popularity
 from heliograph.rules import (
     Bonus,

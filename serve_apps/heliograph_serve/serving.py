@@ -21,9 +21,9 @@ from heliograph.bundle import Bundle
 from heliograph.candidates import Candidates, proposer_names
 from heliograph.catalog import Catalogue
 from heliograph.config import Rules, ServeConfig
-from heliograph.events import History
 from heliograph.explanation import Traced
 from heliograph.history import Past
+from heliograph.interactions import History
 from heliograph.item_changes import Changes
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from heliograph.events import Interactions
+from heliograph.interactions import Interactions
 from heliograph.splits import NextItems, leave_one_out
 
 

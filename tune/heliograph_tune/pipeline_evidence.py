@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from heliograph.candidates import PROPOSERS
 from heliograph.config import SOURCE_NAMES
 from heliograph.evaluation import top_items
-from heliograph.events import History
 from heliograph.index import NO_ITEM
+from heliograph.interactions import History
 from heliograph.ranking.fitting import Contest
 from heliograph.sources import Limits, Sources
 from heliograph.splits import NextItems

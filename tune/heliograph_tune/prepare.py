@@ -10,7 +10,8 @@ from functools import partial
 from heliograph.build import Build
 from heliograph.bundle import read_sources
 from heliograph.embedding import read_vectors
-from heliograph.events import Interactions, read_events
+from heliograph.events import read_events
+from heliograph.interactions import Interactions
 from heliograph.stages import Report
 from heliograph_tune.distributions import Choice
 from heliograph_tune.fitted import fit_for_trials

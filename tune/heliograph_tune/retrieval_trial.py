@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heliograph.config import HeliographConfig
-from heliograph.events import History
 from heliograph.index import VectorIndex
+from heliograph.interactions import History
 from heliograph.models.als import Als
 from heliograph.models.popularity import Popularity
 from heliograph.models.text import Text

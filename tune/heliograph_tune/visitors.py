@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from heliograph.events import History, Interactions
+from heliograph.interactions import History, Interactions
 from heliograph.load import http_request
 
 VISITS = 12

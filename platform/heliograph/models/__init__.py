@@ -13,8 +13,8 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from heliograph.events import History
 from heliograph.index import distinct
+from heliograph.interactions import History
 
 MODEL_FILE = "model.safetensors"
 

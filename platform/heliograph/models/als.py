@@ -18,8 +18,8 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from heliograph.config import AlsConfig
-from heliograph.events import History, Interactions
 from heliograph.index import distinct
+from heliograph.interactions import History, Interactions
 from heliograph.models import MODEL_FILE
 
 MIN_RIDGE = 1e-5

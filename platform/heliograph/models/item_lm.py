@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from heliograph.config import ItemLMConfig
-from heliograph.events import History
+from heliograph.interactions import History
 from heliograph.models.item_tokens import (
     BOS,
     FIRST_ITEM,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from heliograph.events import History
+from heliograph.interactions import History
 from heliograph.models.item_lm import batches_by_length
 
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from heliograph.config import ItemLMConfig, TrainConfig
-from heliograph.events import Interactions
+from heliograph.interactions import Interactions
 from heliograph.models.item_lm import Dropout, ItemLM, ItemLMNetwork
 from heliograph.models.item_lm_batches import Batch, training_batches
 from heliograph.models.item_lm_run import Course, DivergedError, Epoch, Run, best_epoch

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from heliograph.config import ItemLMConfig, TrainConfig
-from heliograph.events import Interactions
+from heliograph.interactions import Interactions
 from heliograph.models.item_lm import ItemLM
 from heliograph.models.item_lm_epochs import EpochDone, TrainingJob, begin, train
 from heliograph.models.item_lm_run import Epoch

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heliograph.evaluation import NOT_FOUND, ndcg
-from heliograph.events import History
+from heliograph.interactions import History
 from heliograph.models.item_lm import ItemLM, row_chunks
 from heliograph.splits import NextItems
 

@@ -5,7 +5,7 @@ The vocabulary is BOS, one token an item in order of number, then spare tokens.
 
 from __future__ import annotations
 
-from heliograph.events import History
+from heliograph.interactions import History
 
 BOS = 0
 """Token that begins every prompt, so that an empty history is a prompt too."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from heliograph.config import PopularityConfig
-from heliograph.events import History, Interactions
+from heliograph.interactions import History, Interactions
 from heliograph.models import MODEL_FILE
 
 MICROSECONDS_A_DAY = 86_400_000_000

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from heliograph.config import TextConfig
-from heliograph.events import History
 from heliograph.index import distinct
+from heliograph.interactions import History
 from heliograph.models import MODEL_FILE, weights_by_age
 from heliograph.workspace import InputError
 

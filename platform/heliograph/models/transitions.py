@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from heliograph.config import TransitionsConfig
-from heliograph.events import History, Interactions
 from heliograph.index import distinct
+from heliograph.interactions import History, Interactions
 from heliograph.models import MODEL_FILE, weights_by_age
 
 MIN_WEIGHT = 1e-3

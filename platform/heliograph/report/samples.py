@@ -9,7 +9,7 @@ import numpy as np
 
 from heliograph.bundle import Bundle
 from heliograph.candidates import Candidates, Retriever, proposer_names
-from heliograph.events import History
+from heliograph.interactions import History
 from heliograph.models.item_lm import ItemLM
 from heliograph.ranking import Ranking, behind, rank
 
