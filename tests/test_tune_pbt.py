@@ -151,4 +151,7 @@ def test_a_schedule_is_promoted(unbroken: Path) -> None:
     found = promote(folder, Silent())
     bundle = open_bundle(Path(found.bundle))
     assert bundle.config.train == load_config(folder.best).train
-    assert found.ndcg > found.ndcg_before  # whose learning rate is next to nothing
+    assert found.trial == standings(folder.search(), folder.record())[0].number
+    assert found.settings["train.schedule"] == [
+        change.model_dump(exclude_unset=True) for change in bundle.config.train.schedule
+    ]
