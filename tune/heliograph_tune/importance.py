@@ -38,13 +38,14 @@ def importance_of(search: Search, record: Record) -> dict[str, float]:
                 value=score, params=dict(asked.drawn), distributions=distributions
             )
         )
+    trials = study.get_trials(deepcopy=False)
     always = [
         path
         for path in search.space.parameters
-        if all(path in trial.params for trial in study.trials)
-        and len({trial.params[path] for trial in study.trials}) > 1
+        if all(path in trial.params for trial in trials)
+        and len({trial.params[path] for trial in trials}) > 1
     ]
-    if len(study.trials) < FEWEST or not always or not _some_are_best(study):
+    if len(trials) < FEWEST or not always or not _some_are_best(study):
         return {}
     evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE)
     return dict(get_param_importances(study, evaluator=evaluator, params=always))
@@ -52,7 +53,7 @@ def importance_of(search: Search, record: Record) -> dict[str, float]:
 
 def _some_are_best(study: optuna.Study) -> bool:
     """Tell whether the best tenth, with all that equal it, is less than all trials."""
-    values = sorted(trial.value or 0.0 for trial in study.trials)
+    values = sorted(trial.value or 0.0 for trial in study.get_trials(deepcopy=False))
     if study.direction == optuna.study.StudyDirection.MAXIMIZE:
         values.reverse()
     return values[math.ceil(BEST_SHARE * len(values)) - 1] != values[-1]
