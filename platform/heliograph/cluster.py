@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -123,6 +125,7 @@ def connect(dashboard: bool) -> None:
     running = running_cluster()
     if running is None:
         choose_ports()
+    ended_by = signal.getsignal(signal.SIGTERM)
     ray.init(
         address=running or "local",
         include_dashboard=dashboard,
@@ -130,6 +133,9 @@ def connect(dashboard: bool) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    if callable(ended_by) and threading.current_thread() is threading.main_thread():
+        # Ray puts its own in its place, with which a graph would not be taken down
+        signal.signal(signal.SIGTERM, ended_by)
     # progress bars and plans of Ray Data would come between those of the stages
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -159,8 +165,8 @@ def running_cluster() -> str | None:
     named = os.environ.get("RAY_ADDRESS")
     if not named:
         recorded = find_bootstrap_address(temp_dir=None)
-        return recorded if recorded and _answers(recorded) else None
-    if named not in ("auto", "local") and not _answers(named):
+        return recorded if recorded and answers(recorded) else None
+    if named not in ("auto", "local") and not answers(named):
         raise InputError(
             f"RAY_ADDRESS is {named}, but no Ray cluster answers there; start it "
             "(`ray start --head`), or unset RAY_ADDRESS to use this machine alone"
@@ -168,7 +174,12 @@ def running_cluster() -> str | None:
     return named
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
+    """Tell whether something listens where the head of a cluster is to be.
+
+    Raises:
+        InputError: The address is not of the form host:port.
+    """
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdigit():
         raise InputError(f"RAY_ADDRESS is {address!r}, but an address is of the form host:port")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import ray
 from ray import serve
 from ray.exceptions import RayActorError
@@ -18,7 +21,7 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions
 from ray.util import list_named_actors
 
-from heliograph.cluster import has_cluster, ray_cluster
+from heliograph.cluster import answers, has_cluster, ray_cluster
 from heliograph.config import ServeConfig
 from heliograph.deployments import bundle_to_serve
 from heliograph.event_store.engine import require_usable, store_url
@@ -123,22 +126,54 @@ def start_serve(settings: ServeConfig) -> None:
 
 
 def end_serve() -> None:
-    """Shut Serve down and return when it is gone.
+    """Shut Serve down and return when it is gone, or when the cluster is.
+
+    A cluster of our own goes at the same time where all processes of a group are told to end. Ray
+    would wait a minute for it, abort this process, and leave HAProxy behind.
+
+    Raises:
+        RuntimeError: Serve does not end.
+    """
+    cluster = ray.get_runtime_context().gcs_address
+    proxies = _proxies_of_ours()
+    ended: Future[None] = Future()
+    threading.Thread(target=_end_serve, args=(ended,), daemon=True).start()
+    while not ended.done() and answers(cluster):
+        wait([ended], timeout=0.5)
+    if ended.done():
+        ended.result()
+        return
+    for proxy in proxies:
+        with suppress(psutil.NoSuchProcess):
+            proxy.kill()
+
+
+def _proxies_of_ours() -> list[psutil.Process]:
+    return [one for one in psutil.Process().children(recursive=True) if one.name() == "haproxy"]
+
+
+def _end_serve(ended: Future[None]) -> None:
+    """Shut Serve down and wait until it is gone.
 
     Serve's own call stops waiting after 30 s, which a busy machine exceeds; whoever starts Serve
     again by then would be shut down with it. And it waits in a call to the controller, whose end
     Ray then reports as the failure of that call.
     """
-    with suppress(ValueError, RayActorError):  # it is gone
-        controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
-        ray.get(controller.graceful_shutdown.remote(wait=False))
-    give_up = time.monotonic() + END_TIMEOUT_S
-    name = {"name": SERVE_CONTROLLER_NAME, "namespace": SERVE_NAMESPACE}
-    while name in list_named_actors(all_namespaces=True):
-        if time.monotonic() > give_up:
-            raise RuntimeError(f"Serve has not ended after {END_TIMEOUT_S:g} s")
-        time.sleep(0.1)
-    serve.shutdown()  # forgets what this process knows of it
+    try:
+        with suppress(ValueError, RayActorError):  # it is gone
+            controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+            ray.get(controller.graceful_shutdown.remote(wait=False))
+        give_up = time.monotonic() + END_TIMEOUT_S
+        name = {"name": SERVE_CONTROLLER_NAME, "namespace": SERVE_NAMESPACE}
+        while name in list_named_actors(all_namespaces=True):
+            if time.monotonic() > give_up:
+                raise RuntimeError(f"Serve has not ended after {END_TIMEOUT_S:g} s")
+            time.sleep(0.1)
+        serve.shutdown()  # forgets what this process knows of it
+    except BaseException as error:
+        ended.set_exception(error)
+    else:
+        ended.set_result(None)
 
 
 def require_free_port(host: str, port: int) -> None:
