@@ -191,16 +191,13 @@ def test_lines_are_imported_once_and_bad_ones_set_aside(url: str, tmp_path: Path
         return importer
 
     first = run()
-    assert (first.done.new, first.done.rejected) == (17, 4)  # the last line was not whole yet
+    assert (first.done.new, first.done.rejected) == (17, 3)  # the last line was not whole yet
     source.write_text("\n".join(lines) + "\n")
-    offset = json.loads((tmp_path / "offset").read_text())
-    offset["offset"] = len("\n".join(lines[:20]) + "\n")
-    (tmp_path / "offset").write_text(json.dumps(offset))
     assert run().done.new == 13
     assert run().done.new == 0
     assert len(stored(url, "importer")) == 30
     reasons = [json.loads(line)["reason"] for line in rejected.read_text().splitlines()]
-    assert [reason.split()[0] for reason in reasons] == ["not", "neither", "value:", "not"]
+    assert [reason.split()[0] for reason in reasons] == ["not", "neither", "value:"]
 
 
 def test_a_file_is_followed_as_it_grows(url: str, tmp_path: Path) -> None:

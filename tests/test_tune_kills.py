@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,37 +150,57 @@ NOTED = 16
 """Trials of a search on four nodes that loses one."""
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let nobody else note an end or a loss meanwhile; who dies with it gives it back."""
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 @dataclass(frozen=True)
 class Notes:
     """A judge that takes a second and notes who was at work where, and when."""
 
-    file: Path
+    folder: Path
+
+    @property
+    def lost(self) -> str | None:
+        """The node that is lost, once it is chosen."""
+        path = self.folder / "lost"
+        return path.read_text() if path.is_file() else None
 
     def judge(
         self, config: HeliographConfig, ks: tuple[int, ...], checkpoint: Path, report: Report
     ) -> dict[str, float]:
-        """See `heliograph_tune.judges.Judge`."""
-        began = time.time()
-        self.note(checkpoint, "begun", began)
+        """See `heliograph_tune.judges.Judge`; nothing that is at work on the lost node ends."""
+        node, began = ray.get_runtime_context().get_node_id(), time.time()
+        self.note("begun", checkpoint, node, began)
         time.sleep(1)
-        self.note(checkpoint, "ended", began)
-        return {"ndcg@10": 0.5}
+        with alone(self.folder):
+            if self.lost != node:
+                self.note("ended", checkpoint, node, began)
+                return {"ndcg@10": 0.5}
+        time.sleep(PATIENCE_S)
+        raise RuntimeError("a lost node does not end")
 
-    def note(self, checkpoint: Path, what: str, began: float) -> None:
+    def note(self, what: str, checkpoint: Path, node: str, began: float) -> None:
         """Append a line, which small ones are whole."""
-        node = ray.get_runtime_context().get_node_id()
-        with self.file.open("a") as file:
+        with (self.folder / "notes").open("a") as file:
             file.write(f"{what} {int(checkpoint.name)} {node} {began} {time.time()}\n")
 
+    def read(self, what: str) -> list[tuple[int, str, float, float]]:
+        """Return trial, node, beginning and time of what was noted."""
+        rows = (line.split() for line in (self.folder / "notes").read_text().splitlines())
+        return [
+            (int(number), node, float(began), float(now))
+            for kind, number, node, began, now in rows
+            if kind == what
+        ]
 
-def notes(file: Path, what: str) -> list[tuple[int, str, float, float]]:
-    """Return trial, node, beginning and time of what was noted."""
-    rows = (line.split() for line in file.read_text().splitlines())
-    return [
-        (int(number), node, float(began), float(now))
-        for kind, number, node, began, now in rows
-        if kind == what
-    ]
+    def busy(self) -> set[tuple[int, str, float]]:
+        """Return trial, node and beginning of what has not ended."""
+        return {one[:3] for one in self.read("begun")} - {one[:3] for one in self.read("ended")}
 
 
 def search_that_loses_a_node(cluster: Any, folder: Path) -> None:
@@ -188,20 +210,21 @@ def search_that_loses_a_node(cluster: Any, folder: Path) -> None:
     """
     budget = {"trials": NOTED, "concurrency": 4}
     search = make_search(folder, searcher="random", budget=budget, repeat={"best": 0})
-    judge, nodes, lost = Notes(folder / "notes"), set[str](), list[str]()
+    judge, nodes = Notes(folder), set[str]()
     others = {node.node_id: node for node in cluster.worker_nodes}
 
     def watch(number: int, event: Asked | Finished | Step) -> None:
-        if isinstance(event, Finished) and not lost:
-            nodes.add(event.node)
-            over = [number for number, *_ in notes(judge.file, "ended")]
-            busy = [node for number, node, *_ in notes(judge.file, "begun") if number not in over]
-            if len(nodes) == 4 and (there := [node for node in busy if node in others]):
-                lost.append(there[0])
-                cluster.remove_node(others[there[0]], allow_graceful=False)
+        if not isinstance(event, Finished) or judge.lost:
+            return
+        nodes.add(event.node)
+        with alone(folder):
+            there = sorted({node for _, node, _ in judge.busy()} & others.keys())
+            if len(nodes) < 4 or not there:
+                return
+            (folder / "lost").write_text(there[0])
+        cluster.remove_node(others[there[0]], allow_graceful=False)
 
     run_prepared(search, create_run(search), Prepared(judge, {}), watch)
-    (folder / "lost").write_text(lost[0])
 
 
 NODES = """
@@ -210,55 +233,35 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 import test_tune_kills
-from search_runs import run
 ray.cloudpickle.register_pickle_by_value(test_tune_kills)
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 for _ in range(3):
     cluster.add_node(num_cpus=1)
 cluster.connect()
-run(Path(sys.argv[1]))
-test_tune_kills.search_that_loses_a_node(cluster, Path(sys.argv[2]))
+test_tune_kills.search_that_loses_a_node(cluster, Path(sys.argv[1]))
 ray.shutdown()
 cluster.shutdown()
 """
 
 
-@dataclass(frozen=True)
-class FourNodes:
-    """What searches on a cluster of four nodes have left."""
-
-    shop: Path
-    """Of an item LM, which nobody disturbed."""
-
-    loss: Path
-    """Of one that lost a node."""
-
-
 @pytest.fixture(scope="module")
-def four_nodes(embedded_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> FourNodes:
+def four_nodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run that search; returns its folder."""
     folder = tmp_path_factory.mktemp("nodes")
-    there = FourNodes(Path(shutil.copytree(embedded_shop, folder / "shop")), folder / "loss")
-    there.loss.mkdir()
-    budget = {"trials": 8, "concurrency": 4}
-    path = write(there.shop, budget=budget, overrides=["train.epochs=20", "train.patience=20"])
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(sys.path),
         "RAY_health_check_period_ms": "500",  # else a lost node is missed late
     }
     done = subprocess.run(
-        [sys.executable, "-c", NODES, str(path), str(there.loss)],
+        [sys.executable, "-c", NODES, str(folder)],
         env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return there
+    return folder
 
 
-def test_every_node_of_a_cluster_runs_trials(four_nodes: FourNodes) -> None:
-    assert len({end.node for end in finished(four_nodes.shop)}) == 4
-
-
-def test_four_nodes_are_at_work_at_the_same_time(four_nodes: FourNodes) -> None:
-    ended = notes(four_nodes.loss / "notes", "ended")
+def test_four_nodes_of_a_cluster_run_trials_at_the_same_time(four_nodes: Path) -> None:
+    ended = Notes(four_nodes).read("ended")
     at_once = [
         {node for _, node, other, end in ended if other <= began < end} for _, _, began, _ in ended
     ]
@@ -266,20 +269,13 @@ def test_four_nodes_are_at_work_at_the_same_time(four_nodes: FourNodes) -> None:
 
 
 def test_trials_of_a_lost_node_run_elsewhere_and_no_finished_one_is_repeated(
-    four_nodes: FourNodes,
+    four_nodes: Path,
 ) -> None:
-    lost = (four_nodes.loss / "lost").read_text()
-    record = RunFolder(four_nodes.loss / "workspace" / "searches" / "als-1").record()
+    notes = Notes(four_nodes)
+    record = RunFolder(four_nodes / "workspace" / "searches" / "als-1").record()
     assert {end.state for end in record.finished.values()} == {"done"}
     assert len(record.finished) == NOTED
-    begun = notes(four_nodes.loss / "notes", "begun")
-    ended = notes(four_nodes.loss / "notes", "ended")
-    cut = {
-        number
-        for number, node, began, _ in begun
-        if (number, node, began) not in {(number, node, began) for number, node, began, _ in ended}
-    }
-    assert cut
-    assert {node for number, node, *_ in begun if number in cut} > {lost}
-    assert all(record.finished[number].node != lost for number in cut)
-    assert sorted(number for number, *_ in ended) == list(range(NOTED))
+    cut = notes.busy()
+    assert cut and {node for _, node, _ in cut} == {notes.lost}
+    assert all(record.finished[number].node != notes.lost for number, *_ in cut)
+    assert sorted(number for number, *_ in notes.read("ended")) == list(range(NOTED))
