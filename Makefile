@@ -35,13 +35,14 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Files run two at a time; those that start no Ray come first and take under a minute.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Those that start no Ray come first and take under a minute. Of the others, which wait for processes
+# to start and to end, three files at a time keep two cores busy.
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 test: test-fast
-	$(PYTEST) -m cluster
+	$(PYTEST) -n 3 -m cluster
 
 test-fast: install
-	$(PYTEST) -m "not cluster"
+	$(PYTEST) -n 2 -m "not cluster"
 
 bench: install
 	$(BIN)/python benchmarks/run.py

@@ -21,7 +21,7 @@ from heliograph_tune.search_file import load_search
 from small_shop import Silent
 
 PATIENCE_S = 240
-TRIALS, EPOCHS = 7, 25
+TRIALS, EPOCHS = 7, 15
 
 COMMAND = (
     # whoever runs these tests in the background has Ctrl-C ignored, and children inherit that

@@ -103,20 +103,12 @@ def test_a_worker_that_is_killed_costs_at_most_the_epoch_it_was_in(tmp_path: Pat
     assert killed
 
 
-def test_a_run_of_two_workers_is_continued_by_one(tmp_path: Path) -> None:
-    fit(tmp_path, TWO.model_copy(update={"epochs": 2}))
-    told: list[Epoch] = []
-    _, epochs = fit(tmp_path, ONE, told.append)
-    assert [epoch.number for epoch in told] == [3, 4]
-    assert len(epochs) == 4
-
-
 def test_workers_that_diverge_are_not_started_again(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"training diverged: .* of epoch 1"):
         fit(tmp_path, TWO.model_copy(update={"lr": 1e30}))
 
 
-def test_whoever_gives_up_takes_the_workers_along(tmp_path: Path) -> None:
+def test_whoever_gives_up_takes_the_workers_along_and_one_can_go_on(tmp_path: Path) -> None:
     def give_up(epoch: Epoch) -> None:
         raise GivenUpError
 
@@ -130,6 +122,12 @@ def test_whoever_gives_up_takes_the_workers_along(tmp_path: Path) -> None:
         time.sleep(0.5)
     assert not workers()
     assert ray.available_resources()["CPU"] == everything
+    (checkpoint,) = tmp_path.glob("epoch-*.safetensors")
+    reached = int(checkpoint.stem.removeprefix("epoch-"))
+    told: list[Epoch] = []
+    _, epochs = fit(tmp_path, ONE.model_copy(update={"epochs": reached + 2}), told.append)
+    assert [epoch.number for epoch in told] == [reached + 1, reached + 2]
+    assert len(epochs) == reached + 2
 
 
 def test_more_workers_than_processors_are_refused(tmp_path: Path) -> None:
