@@ -35,14 +35,13 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Those that start no Ray come first and take under a minute. Of the others, which wait for processes
-# to start and to end, three files at a time keep two cores busy.
-PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+# Files run two at a time; those that start no Ray come first and take under a minute.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: test-fast
-	$(PYTEST) -n 3 -m cluster
+	$(PYTEST) -m cluster
 
 test-fast: install
-	$(PYTEST) -n 2 -m "not cluster"
+	$(PYTEST) -m "not cluster"
 
 bench: install
 	$(BIN)/python benchmarks/run.py
