@@ -80,6 +80,9 @@ class ConstantLoad:
             try:
                 client = client or Client(self._port)
                 self.seen.append(_answer(client, requests[number % len(requests)]))
+                if client.is_over:  # the server said so: it ends this connection, or it is leaving
+                    client.close()
+                    client = None
             except (LoadError, OSError) as error:
                 self.failures.append(Failure(time.perf_counter(), repr(error)))
                 client = None

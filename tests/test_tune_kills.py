@@ -35,7 +35,6 @@ from search_runs import (
     finished,
     kill_driver,
     outcomes,
-    resume,
     run,
     searching,
     wait_for,
@@ -94,7 +93,19 @@ def kill_cluster(process: subprocess.Popen[str]) -> None:
         with_no_one_there_it_is_fine(child.kill)
 
 
-def test_a_search_that_is_killed_twice_goes_on_and_repeats_nothing(
+def kill_trials(process: subprocess.Popen[str], shop: Path) -> list[psutil.Process]:
+    """Kill the workers of a search that are training, when one has a checkpoint; return them."""
+    checkpoints = shop / "workspace" / "searches" / "item-lm-1" / "checkpoints"
+    wait_for(
+        lambda: any(checkpoints.glob("*/run.json")) and bool(children(process, TRIAL)), process
+    )
+    killed = children(process, TRIAL)
+    for worker in killed:
+        worker.kill()
+    return killed
+
+
+def test_a_search_whose_driver_cluster_and_workers_are_killed_goes_on_and_repeats_nothing(
     shop: Path, unbroken: Path
 ) -> None:
     path = write(shop)
@@ -103,27 +114,15 @@ def test_a_search_that_is_killed_twice_goes_on_and_repeats_nothing(
     twice = disturb(path, len(once) + 1, kill_cluster, "--resume")
     assert twice[: len(once)] == once
     assert len(once) < len(twice) < TRIALS
-    resume(path)
-    assert finished(shop)[: len(twice)] == twice
-    assert sorted(end.number for end in finished(shop)) == list(range(TRIALS))
-    assert outcomes(shop) == outcomes(unbroken)
-
-
-def test_a_trial_whose_worker_is_killed_goes_on_in_another(shop: Path, unbroken: Path) -> None:
-    path = write(shop)
-    checkpoints = shop / "workspace" / "searches" / "item-lm-1" / "checkpoints"
-    with searching(path) as process:
-        wait_for(
-            lambda: any(checkpoints.glob("*/run.json")) and bool(children(process, TRIAL)), process
-        )
-        killed = children(process, TRIAL)
-        for worker in killed:
-            worker.kill()
+    with searching(path, "--resume") as process:
+        killed = kill_trials(process, shop)
         output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     assert not alive(killed)
-    assert outcomes(shop) == outcomes(unbroken)
+    assert finished(shop)[: len(twice)] == twice
+    assert sorted(end.number for end in finished(shop)) == list(range(TRIALS))
     assert all(len(end.steps) == EPOCHS for end in finished(shop))
+    assert outcomes(shop) == outcomes(unbroken)
 
 
 def test_ctrl_c_ends_it_cleanly_and_says_how_to_go_on(shop: Path) -> None:
