@@ -55,6 +55,10 @@ PROCESSES = {
 }
 """What is killed -> how its command line begins, or its program's name."""
 
+REPLICA_KINDS = ("rank", "retrieve", "recommend")
+NOTICED_S = 20.0
+"""Serve has noticed the death of a replica by then: it looks every ten seconds."""
+
 STORE = "store"
 """What is restarted: PostgreSQL."""
 
@@ -195,7 +199,9 @@ def do(name: str, work: Callable[[], None]) -> Killing:
     """Do the harm, wait until the graph is whole again, then for a while."""
     moment = time.perf_counter()
     work()
-    time.sleep(2)  # Serve must have noticed before it can be said to have recovered
+    notice_by = moment + (NOTICED_S if name in REPLICA_KINDS else 2)
+    while is_whole() and time.perf_counter() < notice_by:
+        time.sleep(0.2)  # Serve must have noticed before it can be said to have recovered
     wait_until_whole()
     whole = time.perf_counter() - moment
     time.sleep(AFTER_S)
@@ -215,13 +221,17 @@ def kill(program: str) -> None:
 
 def wait_until_whole() -> None:
     """Return when Serve counts every replica as running."""
-    while True:
-        with suppress(RayError, KeyError):  # the controller is away, or has just come back
-            deployments = serve.status().applications[APP_NAME].deployments.values()
-            counts = [one.replica_states.get(ReplicaState.RUNNING, 0) for one in deployments]
-            if counts and all(count == REPLICAS for count in counts):
-                return
+    while not is_whole():
         time.sleep(0.2)
+
+
+def is_whole() -> bool:
+    """Tell whether Serve counts every replica as running."""
+    with suppress(RayError, KeyError):  # the controller is away, or has just come back
+        deployments = serve.status().applications[APP_NAME].deployments.values()
+        counts = [one.replica_states.get(ReplicaState.RUNNING, 0) for one in deployments]
+        return bool(counts) and all(count == REPLICAS for count in counts)
+    return False
 
 
 def told(killing: Killing, load: ConstantLoad) -> Noticed:
