@@ -9,7 +9,8 @@ import httpx
 import pytest
 from fastapi import Body, FastAPI
 
-from heliograph_serve.api import RecommendationRequest, install_error_handlers
+from heliograph_serve.api import RecommendationRequest
+from heliograph_serve.api_errors import install_error_handlers
 from heliograph_serve.feedback_api import Feedback
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,7 @@ from heliograph.event_store.store import Appended
 from heliograph.identifiers import Identifier
 from heliograph.keys import Scope, add_key
 from heliograph_serve.access import SCOPE_OF, RouteTable
-from heliograph_serve.api import install_error_handlers
+from heliograph_serve.api_errors import install_error_handlers
 from heliograph_serve.app import behind_door
 from heliograph_serve.door import Door
 from heliograph_serve.recommend import http

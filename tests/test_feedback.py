@@ -26,7 +26,7 @@ from heliograph.interactions import History, Interactions
 from heliograph.item_changes import NO_CHANGES
 from heliograph.pseudonyms import pseudonym, read_key
 from heliograph_serve import tombstones
-from heliograph_serve.api import ApiError
+from heliograph_serve.api_errors import ApiError
 from heliograph_serve.cache import CandidateCache
 from heliograph_serve.feedback import FeedbackIngress
 from heliograph_serve.item_follower import ItemFollower

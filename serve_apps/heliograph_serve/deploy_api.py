@@ -16,7 +16,8 @@ from pydantic import Field
 
 from heliograph.deployments import BUNDLE_ID, NameTaken
 from heliograph.workspace import InputError
-from heliograph_serve.api import ApiError, Body, ErrorBody
+from heliograph_serve.api import Body
+from heliograph_serve.api_errors import ApiError, ErrorBody
 from heliograph_serve.rollout import (
     TELL_TIMEOUT_S,
     Action,

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from heliograph.attributes import FieldError
 from heliograph.config import ServeConfig
 from heliograph_serve.access import Entry, RouteTable, WatchedKeys
-from heliograph_serve.api import ApiError, error_answer, misfit_answer
+from heliograph_serve.api_errors import ApiError, error_answer, misfit_answer
 from heliograph_serve.limits import (
     BodyReader,
     RateLimit,

@@ -32,7 +32,7 @@ from heliograph.identifiers import Identifier
 from heliograph.interactions import History
 from heliograph.pseudonyms import pseudonym, read_key
 from heliograph.workspace import InputError
-from heliograph_serve.api import ApiError, ErrorBody
+from heliograph_serve.api_errors import ApiError, ErrorBody
 from heliograph_serve.feedback_api import (
     UNKNOWN_ITEMS_NAMED,
     Consumed,

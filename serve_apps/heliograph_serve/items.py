@@ -25,7 +25,7 @@ from heliograph.config import ServeConfig
 from heliograph.event_store.item_log import ItemUpdate, Written
 from heliograph.item_changes import Changes, encoder_name
 from heliograph.item_columns import ItemColumns
-from heliograph_serve.api import ApiError, ErrorBody
+from heliograph_serve.api_errors import ApiError, ErrorBody
 from heliograph_serve.feedback import STORE_FAILS, store_is_down
 from heliograph_serve.items_api import (
     AvailabilityBatch,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from starlette.types import Message, Receive
 
 from heliograph.config import LimitsConfig
-from heliograph_serve.api import ApiError
+from heliograph_serve.api_errors import ApiError
 
 
 class RateLimit:

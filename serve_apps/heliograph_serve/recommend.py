@@ -27,9 +27,6 @@ from heliograph.event_store.item_log import ItemLog
 from heliograph.history import NO_PAST
 from heliograph.identifiers import MAX_ID_LENGTH
 from heliograph_serve.api import (
-    REFUSALS,
-    ApiError,
-    ErrorBody,
     ExplainedRecommendations,
     Health,
     Readiness,
@@ -38,8 +35,8 @@ from heliograph_serve.api import (
     SimilarItems,
     Status,
     Tier,
-    install_error_handlers,
 )
+from heliograph_serve.api_errors import REFUSALS, ApiError, ErrorBody, install_error_handlers
 from heliograph_serve.autoscaling import Metered, ProcessorMeter
 from heliograph_serve.body_route import BodyRoute
 from heliograph_serve.columns import in_columns
