@@ -51,6 +51,7 @@ PROCESSES = {
     "retrieve": "ray::ServeReplica:heliograph:Retrieve",
     "recommend": "ray::ServeReplica:heliograph:Recommend",
     "controller": "ray::ServeController",
+    "proxy": "ray::HAProxyManager",
     "haproxy": "haproxy",
 }
 """What is killed -> how its command line begins, or its program's name."""

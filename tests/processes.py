@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
@@ -23,6 +25,11 @@ def replicas(deployment: str) -> list[psutil.Process]:
     return [process for process in descendants() if title(process).startswith(REPLICA + deployment)]
 
 
+def haproxies() -> list[psutil.Process]:
+    """Find the HAProxies among our own descendants."""
+    return [one for one in descendants() if Path(title(one).partition(" ")[0]).name == "haproxy"]
+
+
 def descendants(of: int | None = None) -> list[psutil.Process]:
     """Return the processes below one, by default below this one."""
     return psutil.Process(of).children(recursive=True)
@@ -38,6 +45,22 @@ def title(process: psutil.Process) -> str:
         return " ".join(process.cmdline()) if process.is_running() else ""
     except psutil.Error:
         return ""
+
+
+def has_closed_everything(process: psutil.Process) -> bool:
+    """Tell whether a process that was killed listens no more: that takes longer than its death."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def wait_until(condition: Callable[[], object], within_s: float = 30.0) -> None:
+    """Return when something holds; fail if it does not for a while."""
+    give_up = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < give_up, f"still not so after {within_s:g} s"
+        time.sleep(0.01)
 
 
 def alive(processes: list[psutil.Process], within_s: float = 30.0) -> list[psutil.Process]:

@@ -10,7 +10,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from heliograph import doctor
-from heliograph.cluster import SERVE_ENVIRONMENT
+from heliograph.cluster import HAPROXY, SERVE_ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
 SOURCE = (ROOT / "cluster.yaml").read_text()
@@ -115,8 +115,10 @@ def test_commands_read_only_what_is_copied(config: dict[str, Any]) -> None:
 def test_ray_starts_with_the_fast_serving_path(kind: str, config: dict[str, Any]) -> None:
     (start,) = (line for line in config[f"{kind}_start_ray_commands"] if "ray start" in line)
     before = start.partition("ray start")[0]
+    exported = before.rpartition("export")[2]
+    exported = exported.replace('"$(command -v heliograph-haproxy)"', HAPROXY)
     for name, value in SERVE_ENVIRONMENT.items():
-        assert f"{name}={value}" in before.rpartition("export")[2]
+        assert f"{name}={value}" in exported
 
 
 def test_the_dashboard_listens_on_the_head_only(config: dict[str, Any]) -> None:

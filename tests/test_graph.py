@@ -11,6 +11,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from heliograph.ranking import rank
 from heliograph.splits import NextItems
 from heliograph.workspace import InputError
 from heliograph_serve.graph import running_graph, wait_until_ready
-from processes import free_port, replicas
+from processes import free_port, haproxies, has_closed_everything, replicas, wait_until
 from small_shop import ITEMS, STEPS, item_id
 
 pytestmark = pytest.mark.cluster
@@ -300,6 +301,20 @@ def test_the_death_of_retrieval_is_no_server_error(url: str) -> None:
     assert set(statuses) <= {200, 503}, statuses
     wait_until_ready(url)
     assert httpx.get(f"{url}/v1/items/{item_id(3)}/similar").status_code == 200
+
+
+def test_no_client_is_refused_when_a_haproxy_dies(url: str) -> None:
+    each_connects = httpx.Limits(max_keepalive_connections=0)
+    with httpx.Client(base_url=url, limits=each_connects) as client:
+        for number in (0, 1):
+            wait_until(lambda: len(haproxies()) == 2)
+            killed = haproxies()[number]
+            killed.kill()
+            wait_until(partial(has_closed_everything, killed))
+            statuses = Counter(client.get("/readyz").status_code for _ in range(100))
+            wait_until(lambda: len(haproxies()) == 2)
+            statuses += Counter(client.get("/readyz").status_code for _ in range(100))
+            assert statuses == {200: 200}
 
 
 def test_scores_decrease_along_the_answer(url: str) -> None:

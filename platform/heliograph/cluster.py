@@ -10,11 +10,16 @@ import logging
 import os
 import signal
 import socket
+import sysconfig
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from heliograph.workspace import InputError
+
+HAPROXY = str(Path(sysconfig.get_path("scripts"), "heliograph-haproxy"))
+"""The program of `heliograph.haproxy`, beside this Python."""
 
 PROBE_S = 2.0
 """Time for a recorded cluster to accept a connection."""
@@ -27,6 +32,12 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
     # requests enter through HAProxy instead of Serve's Python proxy
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    # with what Serve leaves out: see heliograph.haproxy
+    "RAY_SERVE_HAPROXY_BINARY_PATH": HAPROXY,
+    # a thread of HAProxy serves more than all replicas of a node can, and there are two of it
+    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    # a replica that has just died does not answer later either: try another one
+    "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "1",
     # replicas count their requests themselves; else HAProxy writes a line for each, which a
     # Python process reads: as much work again as HAProxy itself does
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",

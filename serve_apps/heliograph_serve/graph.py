@@ -8,11 +8,10 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import httpx
-import psutil
 import ray
 from ray import serve
 from ray.exceptions import RayActorError
@@ -29,6 +28,7 @@ from heliograph.pseudonyms import read_key
 from heliograph.workspace import InputError
 from heliograph_serve.app import APP_NAME, GraphArgs, app
 from heliograph_serve.listening import require_protection
+from heliograph_serve.second_haproxy import second_haproxy
 from heliograph_serve.tracing import tracing
 
 STORE = "history"
@@ -82,8 +82,9 @@ def served(application: Application, settings: ServeConfig, name: str) -> Iterat
             require_free_port(settings.host, settings.port)
             start_serve(settings)
         try:
-            serve.run(application, name=name, route_prefix="/")
-            yield f"http://{settings.host}:{settings.port}"
+            with nullcontext() if was_running else second_haproxy():
+                serve.run(application, name=name, route_prefix="/")
+                yield f"http://{settings.host}:{settings.port}"
         finally:
             if was_running:
                 serve.delete(name)
@@ -129,27 +130,18 @@ def end_serve() -> None:
     """Shut Serve down and return when it is gone, or when the cluster is.
 
     A cluster of our own goes at the same time where all processes of a group are told to end. Ray
-    would wait a minute for it, abort this process, and leave HAProxy behind.
+    would wait a minute for it and abort this process.
 
     Raises:
         RuntimeError: Serve does not end.
     """
     cluster = ray.get_runtime_context().gcs_address
-    proxies = _proxies_of_ours()
     ended: Future[None] = Future()
     threading.Thread(target=_end_serve, args=(ended,), daemon=True).start()
     while not ended.done() and answers(cluster):
         wait([ended], timeout=0.5)
     if ended.done():
         ended.result()
-        return
-    for proxy in proxies:
-        with suppress(psutil.NoSuchProcess):
-            proxy.kill()
-
-
-def _proxies_of_ours() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children(recursive=True) if one.name() == "haproxy"]
 
 
 def _end_serve(ended: Future[None]) -> None:

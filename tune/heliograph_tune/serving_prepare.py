@@ -26,7 +26,6 @@ from heliograph.model_stages import model_names
 from heliograph.splits import NextItems
 from heliograph.workspace import InputError, digest_of, write_json
 from heliograph_serve.graph import end_serve, require_free_port, start_serve
-from heliograph_tune.leftovers import end_orphaned_proxies
 from heliograph_tune.run_folder import RunFolder
 from heliograph_tune.serving_trial import Place, as_measured
 from heliograph_tune.visitors import visits_of
@@ -82,7 +81,6 @@ def serve_for_trials(place: Place, config: HeliographConfig) -> Iterator[None]:
             f"({', '.join(sorted(applications)) or 'without an application'}), and a search would "
             "measure it and disturb it; end it (`serve shutdown`), or search on another cluster"
         )
-    end_orphaned_proxies(place.name)
     settings = as_measured(config.serve, place.port)
     require_free_port(settings.host, settings.port)
     require_usable(store_url(settings, place.bundle.parent))
