@@ -30,6 +30,7 @@ from heliograph.models.precision import matrix_dtype
 from heliograph.models.schedule import settings_in
 from heliograph.models.team import Team
 from heliograph.models.weight_average import WeightAverage
+from heliograph.native_memory import bound_kernels, give_back
 from heliograph.splits import NextItems
 from heliograph.workspace import digest_of
 
@@ -71,6 +72,7 @@ def begin(job: TrainingJob, device: torch.device) -> Run:
     Raises:
         InputError: The checkpoint is damaged.
     """
+    bound_kernels()
     torch.manual_seed(job.seed)
     network = ItemLMNetwork(job.config, job.text_vectors, job.train.dropout).to(device)
     groups = _parameter_groups(network, job.train)
@@ -92,6 +94,7 @@ def train(job: TrainingJob, run: Run, team: Team, epoch_done: EpochDone) -> None
         run.note(trainer.epoch(len(run.epochs) + 1))
         if team.leads:
             run.write()
+        give_back()
         epoch_done(run.epochs[-1])
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from heliograph.config import ServeConfig
 from heliograph.models.item_tokens import vocabulary_size
+from heliograph.native_memory import bound_kernels
 from heliograph.ranking.async_engine import AsyncEngine
 from heliograph.ranking.engine import MAX_K, Engine
 from heliograph.ranking.engine_items import with_room
@@ -51,9 +52,7 @@ def set_environment(serve: ServeConfig) -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if serve.engine == "in_process" else "1"
     # the model is not compiled, but helpers of the sampler would be: two seconds of every start
     os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
-    # of 1024 compiled kernels that it would keep, one for each number of tokens in a step, few are
-    # used again, and all together they take a third of a gigabyte
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+    bound_kernels()  # there is one for each number of tokens in a step
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
