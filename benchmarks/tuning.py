@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 from ray import tune
+from ray.tune import TuneError
 from rich.console import Console
 
 from heliograph.cluster import ray_cluster
@@ -47,9 +48,9 @@ STARTING = 10
 """Trials that are not counted in the pace of a search: its workers start meanwhile."""
 
 RACE_EPOCHS = 18
-"""Of a trial that is not stopped; ASHA compares at 2 and 6."""
+"""Of a trial that is not stopped; ASHA compares at 4 and 12."""
 
-RACE_SHAPE = ("models.item_lm.hidden_size=64", "models.item_lm.heads=2")
+RACE_SHAPE = ("models.item_lm.hidden_size=32", "models.item_lm.heads=1")
 RACE_SPACE = {
     "train.lr": {"type": "log_uniform", "low": 1e-4, "high": 3e-2},
     "train.dropout": {"type": "uniform", "low": 0, "high": 0.8},
@@ -58,7 +59,7 @@ RACE_SPACE = {
 """As wide as one draws it who does not know yet: most of it is bad."""
 
 ASHA_TRIALS = 200
-"""More than ASHA has time for."""
+"""More than ASHA has the epochs for."""
 
 SAME = 1e-6
 """Scores of one training in two processes lie this close together."""
@@ -92,7 +93,6 @@ def main() -> None:
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("groups", nargs="*", choices=[*groups, []], help="default: all")
-    parser.add_argument("--minutes", type=float, default=15, help="at most, of each asha search")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of asha")
     parser.add_argument("--configurations", type=int, default=24, help="that FIFO trains for asha")
     parser.add_argument("--trials", type=int, default=2000, help="of each pipeline search")
@@ -133,8 +133,8 @@ def scale(arguments: argparse.Namespace) -> dict[str, Any]:
 def asha(arguments: argparse.Namespace) -> dict[str, Any]:
     """Count the epochs that random search needs to the best score of a FIFO search, with ASHA.
 
-    Both propose the same configurations. Trial 0, with which both begin, is left out: neither
-    search has found it.
+    Both propose the same configurations, and ASHA has the epochs that FIFO took: nothing depends on
+    how fast the machine is. Trial 0, with which both begin, is left out: neither has found it.
     """
     seeds = {seed: compared(arguments, seed) for seed in arguments.seeds}
     medians = {
@@ -144,7 +144,7 @@ def asha(arguments: argparse.Namespace) -> dict[str, Any]:
         for name in ("fifo_epochs", "fifo_epochs_to_best", "asha_epochs_to_goal", "share")
     }
     return {
-        "minutes": arguments.minutes,
+        "configurations": arguments.configurations,
         "epochs_a_trial": RACE_EPOCHS,
         "seeds": seeds,
         "median": {name: None if math.isinf(found) else found for name, found in medians.items()},
@@ -153,55 +153,76 @@ def asha(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def compared(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Run both searches; `share` is of the epochs that FIFO trained in all."""
-    courses = {}
-    for scheduler, trials in (("fifo", arguments.configurations), ("asha", ASHA_TRIALS)):
-        search = race(arguments, seed, scheduler, trials)
-        courses[scheduler] = course = Course()
-        with StageProgress(console) as stages:
-            run_search(search, create_run(search), stages, course.watch)
-    fifo, asha = courses["fifo"].scores, courses["asha"].scores
-    if not (fifo and asha):
-        raise SystemExit(f"no epoch ended in {arguments.minutes:g} minutes; raise --minutes")
-    goal = max(fifo)
-    reached = epochs_to(goal, asha)
+    fifo = Course()
+    follow(race(arguments.config, seed, "fifo", arguments.configurations), fifo)
+    goal = max(fifo.scores)
+    asha = Course(goal, len(fifo.scores))
+    follow(race(arguments.config, seed, "asha", ASHA_TRIALS), asha)
+    reached = epochs_to(goal, asha.scores)
     return {
-        "fifo_epochs": len(fifo),
+        "fifo_epochs": len(fifo.scores),
         "fifo_best": goal,
-        "fifo_epochs_to_best": epochs_to(goal, fifo),
-        "asha_epochs": len(asha),
-        "asha_best": max(asha),
+        "fifo_epochs_to_best": epochs_to(goal, fifo.scores),
+        "asha_epochs": len(asha.scores),
+        "asha_best": max(asha.scores),
         "asha_epochs_to_goal": reached,
-        "share": reached and reached / len(fifo),
+        "share": reached and reached / len(fifo.scores),
     }
 
 
-def race(arguments: argparse.Namespace, seed: int, scheduler: str, trials: int) -> Search:
+def race(config: str, seed: int, scheduler: str, trials: int) -> Search:
     """Return a search by epochs: what the clock says must not decide when a trial ends."""
     content = {
         "name": f"benchmark-{scheduler}-{seed}",
-        "config": arguments.config,
+        "config": config,
         "overrides": [f"train.epochs={RACE_EPOCHS}", "train.max_minutes=null", *RACE_SHAPE],
         "search": "item_lm",
         "space": RACE_SPACE,
         "searcher": "random",
         "scheduler": scheduler,
         "seed": seed,
-        "budget": {"trials": 1 + trials, "minutes": arguments.minutes, "concurrency": 2},
+        "budget": {"trials": 1 + trials, "concurrency": 2},
         "repeat": {"best": 0},
     }
     return parse_search(content, "benchmark")
 
 
-class Course:
-    """The validation NDCG@10 of every epoch of a search but for those of trial 0, as they end."""
+class RaceIsOver(Exception):
+    """A search has reached what it is to reach, or has had its epochs."""
 
-    def __init__(self) -> None:
+
+class Course:
+    """The validation NDCG@10 of every epoch of a search but for those of trial 0, as they end.
+
+    Args:
+        goal: Score at which the search may end.
+        epochs: Those that it has, at most.
+    """
+
+    def __init__(self, goal: float = math.inf, epochs: float = math.inf) -> None:
+        self.goal, self.epochs = goal, epochs
         self.scores: list[float] = []
 
     def watch(self, number: int, event: Asked | Finished | Step) -> None:
         """See `heliograph_tune.search.Watch`."""
         if isinstance(event, Step) and number != BASELINE:
             self.scores.append(event.values[BY_EPOCH])
+            if self.is_over():
+                raise RaceIsOver
+
+    def is_over(self) -> bool:
+        """Tell whether the goal is reached or the epochs are used up."""
+        return max(self.scores) >= self.goal - SAME or len(self.scores) >= self.epochs
+
+
+def follow(search: Search, course: Course) -> None:
+    """Run a search until its race is over."""
+    with StageProgress(console) as stages:
+        try:
+            run_search(search, create_run(search), stages, course.watch)
+        except TuneError:  # Ray wraps whatever ends it
+            if not course.is_over():
+                raise
 
 
 def epochs_to(goal: float, scores: Sequence[float]) -> int | None:

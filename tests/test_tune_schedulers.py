@@ -25,7 +25,8 @@ LR = {"train.lr": {"type": "log_uniform", "low": 1e-4, "high": 1e-2}}
 
 
 def item_lm_search(folder: Path, **changes: Any) -> Search:
-    return make_search(folder, search="item_lm", **({"space": LR} | changes))
+    settings = {"space": LR, "asha": {"grace_epochs": 2}}
+    return make_search(folder, search="item_lm", **(settings | changes))
 
 
 def decision(search: Search, record: Record, *scores: float) -> list[str]:

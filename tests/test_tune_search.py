@@ -42,7 +42,8 @@ def shop(embedded_shop: Path, tmp_path: Path) -> Path:
 
 def test_asha_stops_bad_trials_and_frees_their_places(shop: Path) -> None:
     space = {"train.lr": {"type": "log_uniform", "low": 1e-6, "high": 1e-2}}
-    changes = {"scheduler": "asha", "space": space, "searcher": "random"}
+    asha = {"grace_epochs": 2}
+    changes = {"scheduler": "asha", "asha": asha, "space": space, "searcher": "random"}
     record = run(write(shop, **changes, budget={"trials": 14, "concurrency": 2}))
     stopped = [end for end in record.finished.values() if end.state == "stopped"]
     done = [end for end in record.finished.values() if end.state == "done"]

@@ -104,8 +104,8 @@ class Budget(Config):
 class Asha(Config):
     """Asynchronous successive halving (Li et al., MLSys 2020)."""
 
-    grace_epochs: int = Field(default=2, ge=1)
-    """No trial is stopped before."""
+    grace_epochs: int = Field(default=4, ge=1)
+    """No trial is stopped before: those that end best, with much dropout, are slow at first."""
 
     reduction: int = Field(default=3, ge=2)
     """One in so many goes on at each rung; rungs lie this factor apart."""
