@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,36 +13,84 @@ from hypothesis import settings
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from threadpoolctl import threadpool_limits
+from xdist.scheduler import LoadScopeScheduling
 
+from graphs import SharedGraph, serving, two_replicas
 from heliograph.bundle import Bundle, open_bundle
 from heliograph.cluster import PORTS, REPLICA_PORTS
 from processes import free_port
-from small_shop import build_shop, write_shop
+from ruled_shop import build_ruled_shop
+from small_shop import build_shop, write_new_edition, write_shop
 
 settings.register_profile("heliograph", deadline=None)  # a busy machine is no bug
 settings.load_profile("heliograph")
 
+SHARING = {
+    "one of each": ("test_graph", "test_graph_rules"),
+    "two ingress replicas": ("test_graph_feedback", "test_graph_experiment", "test_deploy"),
+}
+"""Files whose tests use one running graph, in this order: a start takes half a minute."""
+
+GROUP_OF = {file: group for group, files in SHARING.items() for file in files}
+
 LONGEST = (
-    "test_demo",
+    "two ingress replicas",
     "test_tune_kills",
-    "test_data_parallel",
-    "test_deploy",
-    "test_tune_serving",
-    "test_tune_pbt",
+    "test_demo",
+    "one of each",
     "test_tune_search",
+    "test_tune_serving",
+    "test_data_parallel",
+    "test_graph_door",
+    "test_tune_pbt",
     "test_graph_scaling",
+    "test_graph_items",
 )
-"""Files that take minutes. Begun last, they would leave the other half of the machine idle."""
+"""What takes minutes. Begun last, it would leave the other half of the machine idle."""
+
+GRAPHS = pytest.StashKey[ExitStack]()
+"""What the tests of a group share."""
+
+
+def group_of(nodeid: str) -> str:
+    """Return what a test shares a process with: its file, unless several share a graph."""
+    file = Path(nodeid.partition("::")[0]).stem
+    return GROUP_OF.get(file, file)
+
+
+class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist's has no types
+    """Has the tests of a group run in one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> GroupScheduling:
+    """Divide tests by group, whatever --dist says."""
+    return GroupScheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest."""
+    """Begin with what takes longest, and keep groups together."""
     rank = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        group, file = group_of(item.nodeid), item.path.stem
+        return rank.get(group, len(rank)), SHARING.get(group, (file,)).index(file)
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End what the tests of a group share after the last of them, before their Ray ends."""
+    if nextitem is None or group_of(nextitem.nodeid) != group_of(item.nodeid):
+        item.config.stash[GRAPHS].close()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the clusters and graphs of this process apart from all others on the machine."""
+    config.stash[GRAPHS] = ExitStack()
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: Ray's sockets lie below it
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     os.environ["RAY_TMPDIR"] = folder
@@ -86,12 +135,64 @@ def built_shop(embedded_shop: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
+def copy_of(shop: Path, folder: Path) -> Bundle:
+    """Copy a built shop: what is told the event store of one graph concerns no other."""
+    shutil.copytree(shop, folder / "shop")
+    return open_bundle(folder / "shop" / "workspace" / "bundles")
+
+
 @pytest.fixture(scope="module")
 def bundle(built_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Copy the small shop: what one file of tests tells its event store concerns no other."""
-    copy = tmp_path_factory.mktemp("served") / "shop"
-    shutil.copytree(built_shop, copy)
-    return open_bundle(copy / "workspace" / "bundles")
+    """Copy the small shop for one file of tests."""
+    return copy_of(built_shop, tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="session")
+def ruled(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Build the shop whose items have more to filter by."""
+    return build_ruled_shop(tmp_path_factory.mktemp("ruled"))
+
+
+@pytest.fixture(scope="session")
+def two_editions(built_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, ...]:
+    """Build the small shop and a new edition of it, in one folder."""
+    old = copy_of(built_shop, tmp_path_factory.mktemp("editions"))
+    config = old.folder.parents[2] / "shop.yaml"
+    write_new_edition(config.parent / "items.csv")
+    build_shop(config)
+    return old, open_bundle(old.folder.parent)
+
+
+@pytest.fixture(scope="session")
+def new_edition(two_editions: tuple[Bundle, ...]) -> Bundle:
+    """Return the second of the two."""
+    return two_editions[1]
+
+
+# a graph leaves no processor for a build, so what its tests deploy is built before
+
+
+@pytest.fixture(scope="session")
+def one_of_each(
+    built_shop: Path,
+    ruled: Bundle,
+    tmp_path_factory: pytest.TempPathFactory,
+    pytestconfig: pytest.Config,
+) -> SharedGraph:
+    """Serve the small shop by one replica of each deployment, with a trace of every request."""
+    bundle = copy_of(built_shop, tmp_path_factory.mktemp("one"))
+    graph = serving(bundle, deadline_ms=2000.0, trace_share=1.0)
+    return SharedGraph(pytestconfig.stash[GRAPHS].enter_context(graph), bundle)
+
+
+@pytest.fixture(scope="session")
+def two_ingress_replicas(
+    two_editions: tuple[Bundle, ...], pytestconfig: pytest.Config
+) -> SharedGraph:
+    """Serve the old one of two editions by two ingress replicas, with room for another beside."""
+    old = two_editions[0]
+    graph = serving(old, recommend=two_replicas(old), kv_cache_mb=32)
+    return SharedGraph(pytestconfig.stash[GRAPHS].enter_context(graph), old)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -17,6 +18,15 @@ Answer = dict[str, Any]
 
 ENOUGH_FOR_BOTH = 12
 """Requests after which both replicas of the ingress have answered some."""
+
+
+@dataclass(frozen=True)
+class SharedGraph:
+    """A running graph that the tests of several files use, one file after the other."""
+
+    url: str
+    bundle: Bundle
+    """With which it was started; tests put others beside it."""
 
 
 @contextmanager

@@ -81,6 +81,16 @@ def write_shop(folder: Path) -> Path:
     return path
 
 
+def write_new_edition(path: Path) -> None:
+    """Give every item another title and another place among the others."""
+    with path.open(newline="") as file:
+        head, *rows = csv.reader(file)
+    rows = [[row[0], f"{row[1]}, new edition", *row[2:]] for row in rows]
+    added = [[f"added-{number}", f"Something else {number}", "late", "9"] for number in range(7)]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([head, *added, *reversed(rows)])
+
+
 def build_shop(path: Path, until: str = "bundle") -> list[StageResult]:
     """Run the stages of a shop; returns what each did."""
     report = Silent()

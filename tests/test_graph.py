@@ -9,7 +9,6 @@ import re
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 from ray.serve._private.logging_utils import get_serve_logs_dir
 
-from graphs import Answer, ask, ids, refusal, serving, sums
+from graphs import Answer, SharedGraph, ask, ids, refusal, sums
 from heliograph.against import compare_with_graph
 from heliograph.bundle import Bundle
 from heliograph.candidates import Retriever
@@ -35,10 +34,14 @@ from small_shop import ITEMS, STEPS, item_id
 pytestmark = pytest.mark.cluster
 
 
-@pytest.fixture(scope="module")
-def url(bundle: Bundle) -> Iterator[str]:
-    with serving(bundle, deadline_ms=2000.0, trace_share=1.0) as url:
-        yield url
+@pytest.fixture
+def url(one_of_each: SharedGraph) -> str:
+    return one_of_each.url
+
+
+@pytest.fixture
+def bundle(one_of_each: SharedGraph) -> Bundle:
+    return one_of_each.bundle
 
 
 def test_the_next_item_on_the_circle_comes_first(url: str) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +14,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from graphs import ENOUGH_FOR_BOTH, Answer, ask, ids, serving, sums, two_replicas
-from heliograph.bundle import Bundle, open_bundle
+from graphs import ENOUGH_FOR_BOTH, Answer, SharedGraph, ask, ids, sums
+from heliograph.bundle import Bundle
 from heliograph.cli import app as commands
 from heliograph.event_store.exposures import Subject, subjects
 from heliograph.experiments import Experiment
@@ -77,16 +75,14 @@ class Watchers(Clients):
 
 
 @pytest.fixture(scope="module")
-def shop(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    bundles = tmp_path_factory.mktemp("experiment") / "bundles"
-    control = open_bundle(Path(shutil.copytree(bundle.folder, bundles / bundle.id)))
+def shop(two_ingress_replicas: SharedGraph) -> Shop:
+    control = two_ingress_replicas.bundle
     return Shop(control, variant(control, seed=21))
 
 
-@pytest.fixture(scope="module")
-def url(shop: Shop) -> Iterator[str]:
-    with serving(shop.control, recommend=two_replicas(shop.control), kv_cache_mb=32) as url:
-        yield url
+@pytest.fixture
+def url(two_ingress_replicas: SharedGraph) -> str:
+    return two_ingress_replicas.url
 
 
 def experiment(url: str, method: str, body: Answer | None = None) -> tuple[int, Answer]:

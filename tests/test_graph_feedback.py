@@ -7,15 +7,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from graphs import ENOUGH_FOR_BOTH, ask, ids, serving, two_replicas
-from heliograph.bundle import Bundle
+from graphs import ENOUGH_FOR_BOTH, SharedGraph, ask, ids
 from heliograph.event_store.importing import Importer
 from heliograph_serve.graph import wait_until_ready
 from processes import replicas
@@ -26,10 +24,9 @@ pytestmark = pytest.mark.cluster
 Answer = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def url(bundle: Bundle) -> Iterator[str]:
-    with serving(bundle, deadline_ms=2000.0, recommend=two_replicas(bundle)) as url:
-        yield url
+@pytest.fixture
+def url(two_ingress_replicas: SharedGraph) -> str:
+    return two_ingress_replicas.url
 
 
 def post(url: str, *events: Answer) -> Answer:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
+import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from graphs import Answer, ask, ids, refusal, serving, sums
+from graphs import Answer, SharedGraph, ask, ids, refusal, sums
 from heliograph.bundle import Bundle, open_bundle
 from heliograph.candidates import Retriever
 from heliograph.cli import app as commands
@@ -30,52 +27,29 @@ from heliograph.models.item_lm import ItemLM
 from heliograph.workspace import InputError
 from heliograph_serve.app import GraphArgs, app
 from processes import replicas
-from small_shop import ITEMS, STEPS, build_shop, item_id, write_shop
+from rollouts import end_of, post
+from ruled_shop import SOON
+from small_shop import ITEMS, STEPS, item_id
 
 pytestmark = pytest.mark.cluster
 
-SOON = "item-soon"
 WALKED = {item_id(step) for step in range(STEPS)}
 """What user-0 has consumed."""
-
-WEIGHTS = {"popularity": 0.1, "transitions": 0.5, "als": 0.5, "text": 0.2}
 
 LATE = {item_id(position) for position in range(ITEMS // 2, ITEMS)}
 
 
 @pytest.fixture(scope="module")
-def bundle(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    shop = write_shop(tmp_path_factory.mktemp("ruled"))
-    describe(shop.parent / "items.csv")
-    config = yaml.safe_load(shop.read_text())
-    config["candidates"]["weights"] = WEIGHTS  # fitted, they are 0: the item LM needs no help here
-    shop.write_text(yaml.safe_dump(config))
-    build_shop(shop)
-    return open_bundle(shop.parent / "workspace" / "bundles")
-
-
-def describe(items: Path) -> None:
-    """Give the items years, prices and times, the last is the newest; add one not out yet."""
-    with items.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    now = datetime.now(UTC)
-    for position, row in enumerate(rows):
-        row["year"] = str(1980 + position) if position else "unknown"
-        row["price"] = f"{position / 2:.2f}"
-        row["added"] = (now - timedelta(days=10 * (ITEMS - position))).isoformat()
-        row["available_from"] = "2020-01-01"
-    soon = {"item_id": SOON, "title": "A thing to come", "part": "late", "shelf": "9"}
-    rows.append(soon | {"year": "2030", "price": "1", "added": "", "available_from": "2999-01-01"})
-    with items.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+def bundle(one_of_each: SharedGraph, ruled: Bundle) -> Bundle:
+    beside = one_of_each.bundle.folder.parent / ruled.id
+    return open_bundle(Path(shutil.copytree(ruled.folder, beside)))
 
 
 @pytest.fixture(scope="module")
-def url(bundle: Bundle) -> Iterator[str]:
-    with serving(bundle) as url:
-        yield url
+def url(one_of_each: SharedGraph, bundle: Bundle) -> str:
+    url = one_of_each.url
+    assert end_of(url, post(url, "deploy", {"bundle": bundle.id}))["error"] is None
+    return url
 
 
 def in_every_tier(url: str, **request: Any) -> dict[str, Answer]:
