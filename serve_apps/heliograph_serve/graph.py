@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import time
@@ -16,7 +17,11 @@ import ray
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve import Application
-from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+from ray.serve._private.constants import (
+    RAY_SERVE_HAPROXY_BINARY_PATH,
+    SERVE_CONTROLLER_NAME,
+    SERVE_NAMESPACE,
+)
 from ray.serve.config import HTTPOptions
 from ray.util import list_named_actors
 
@@ -118,7 +123,16 @@ def require_place(settings: ServeConfig, name: str) -> None:
 
 
 def start_serve(settings: ServeConfig) -> None:
-    """Start Serve, without an application."""
+    """Start Serve, without an application.
+
+    Raises:
+        InputError: There is no HAProxy to start; Serve would try for ever.
+    """
+    if (program := RAY_SERVE_HAPROXY_BINARY_PATH) and not os.access(program, os.X_OK):
+        raise InputError(
+            f"{program} is not there or cannot be run: heliograph has been updated but not "
+            "installed anew (`pip install` it again), or RAY_SERVE_HAPROXY_BINARY_PATH is wrong"
+        )
     serve.start(
         proxy_location="EveryNode",
         http_options=HTTPOptions(host=settings.host, port=settings.port),
