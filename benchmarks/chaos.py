@@ -174,9 +174,7 @@ def measure(
         writer.stop.set()
         thread.join()
     failed, asked = len(load.failures), len(load.seen) + len(load.failures)
-    elsewhere = failed - sum(one.failed for one in noticed if one.name == "haproxy")
-    print(f"{asked} requests, {failed} failed ({100 * failed / asked:.3f} %), ", end="")
-    print(f"{elsewhere} of them not of HAProxy's ({100 * elsewhere / asked:.3f} %); ", end="")
+    print(f"{asked} requests, {failed} failed ({100 * failed / asked:.3f} %); ", end="")
     tiers = Counter(one.tier for one in load.seen)
     print(", ".join(f"{count} {tier}" for tier, count in tiers.most_common()))
     lost, repeated = asyncio.run(compare(store, writer.acknowledged))
@@ -188,7 +186,6 @@ def measure(
         "killings": [asdict(one) for one in noticed],
         "requests": asked,
         "failed": failed,
-        "failed_without_haproxy": elsewhere,
         "tiers": dict(tiers),
         "events": len(writer.acknowledged),
         "events_lost": lost,
