@@ -199,6 +199,18 @@ def test_it_goes_on_while_the_first_has_only_come_back(
     assert answers(node.url)
 
 
+def test_it_is_not_started_anew_for_what_the_first_makes_of_its_own_configuration(
+    node: Node, second: SecondHAProxy, replica: int
+) -> None:
+    written = node.tell(replica)
+    second.look()
+    before = second.pid
+    node.config.write_text(as_needed(written))
+    second.look()
+    assert as_needed(written) != written
+    assert second.pid == before
+
+
 def test_without_a_configuration_there_is_nothing_to_start(second: SecondHAProxy) -> None:
     second.look()
     assert second.pid is None

@@ -84,7 +84,7 @@ class SecondHAProxy:
 
         Without routes it stays as it is: the first one has only just come back.
         """
-        wanted = self._read()
+        wanted = beside(self._read(), self._socket)
         died = self.pid is None and time.monotonic() > self._started + TRY_EVERY_S
         if has_routes(wanted) and (died or wanted != self._followed):
             self._start(wanted)
@@ -109,7 +109,7 @@ class SecondHAProxy:
         """Start it; one that runs hands its port over and ends when its clients have gone."""
         before = self.pid
         takes_over = [] if before is None else ["-sf", str(before), "-x", str(self._socket)]
-        write_whole(self._config, beside(wanted, self._socket))
+        write_whole(self._config, wanted)
         process = subprocess.Popen(
             [HAPROXY, "-db", "-f", str(self._config), *takes_over],
             stdin=subprocess.DEVNULL,
