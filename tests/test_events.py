@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from heliograph.catalog import Catalogue
 from heliograph.config import CLOCK_SKEW_US, EventsConfig
 from heliograph.events import EVENTS, clean_events, in_order_of_place, refuse_unknown_and_repeated
-from heliograph.interactions import Interactions, number_events
 from heliograph.tables import REASON
-from heliograph.workspace import InputError
 
 CONFIG = EventsConfig(path="events.csv", format="csv", value="value", type="type")
 NOW_US = 1_700_000_000_000_000
@@ -343,65 +341,3 @@ def test_cleaning_what_is_clean_changes_nothing(rows: list[dict[str, Any]]) -> N
     again, rejected = refuse_unknown_and_repeated(clean_events(kept, CONFIG, NOW_US), CATALOGUE)
     assert again.equals(kept)
     assert rejected.num_rows == 0
-
-
-def interactions(**histories: str) -> Interactions:
-    """Give each user a history such as `abc`, and number the items."""
-    pairs = [(user, item) for user, items in histories.items() for item in items]
-    kept, rejected = events(
-        user_id=[user for user, _ in pairs],
-        item_id=[item for _, item in pairs],
-        timestamp=list(range(len(pairs))),
-    )
-    assert rejected.num_rows == 0
-    return number_events(kept, CATALOGUE)
-
-
-def test_histories_are_row_numbers_oldest_first() -> None:
-    numbered = interactions(u="cab", v="b")
-    assert numbered.user_ids == ["u", "v"]
-    assert [history.tolist() for history in numbered.histories()] == [[2, 0, 1], [1]]
-    assert numbered.items.dtype == np.int32
-    assert numbered.offsets.dtype == numbered.timestamps.dtype == np.int64
-    assert numbered.timestamps.tolist() == [0, 1_000_000, 2_000_000, 3_000_000]
-    assert len(numbered) == 4
-
-
-def test_events_in_several_chunks_are_numbered_alike() -> None:
-    kept, _ = events(user_id=["u", "u", "v"], item_id=["a", "b", "c"])
-    pieces = pa.concat_tables([kept.slice(0, 1), kept.slice(1, 1), kept.slice(2)])
-    numbered = number_events(pieces, CATALOGUE)
-    assert [history.tolist() for history in numbered.histories()] == [[0, 1], [2]]
-
-
-def test_events_of_another_catalogue_are_an_error_that_says_what_to_do() -> None:
-    kept, _ = events(item_id=["a", "b", "c"])
-    with pytest.raises(InputError, match="2 of 3 events .* such as b; ingest the events again"):
-        number_events(kept, Catalogue(pa.table({"item_id": ["a"]})))
-
-
-def test_no_events_are_no_histories() -> None:
-    numbered = number_events(EVENTS.empty_table(), CATALOGUE)
-    assert (len(numbered), numbered.histories(), numbered.offsets.tolist()) == (0, [], [0])
-
-
-def test_users_of_whom_no_event_is_kept_keep_their_number() -> None:
-    rest = interactions(u="cab", v="b", w="ab").where(np.array([1, 0, 1, 0, 0, 1], bool))
-    assert ["".join("abc"[item] for item in history) for history in rest.histories()] == [
-        "cb",
-        "",
-        "b",
-    ]
-    assert rest.offsets.tolist() == [0, 2, 2, 3]
-    assert rest.owners().tolist() == [0, 0, 2]
-    assert rest.offsets.dtype == np.int64
-
-
-@pytest.mark.parametrize(
-    ("counts", "left"),
-    [([0, 0], ["cab", "b"]), ([1, 0], ["ca", "b"]), ([2, 1], ["c", ""]), ([9, 9], ["", ""])],
-)
-def test_the_last_items_of_each_user_can_be_dropped(counts: list[int], left: list[str]) -> None:
-    rest = interactions(u="cab", v="b").without_last(np.array(counts))
-    assert ["".join("abc"[item] for item in history) for history in rest.histories()] == left
-    assert len(rest.timestamps) == len(rest)
