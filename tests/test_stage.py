@@ -77,6 +77,33 @@ def test_the_next_batch_leaves_before_the_answers_of_the_last_are_handed_out() -
     asyncio.run(scenario())
 
 
+def test_a_request_that_is_told_to_wait_leaves_with_those_that_come_meanwhile() -> None:
+    async def scenario() -> None:
+        doubler = Doubler()
+        stage = Stage("double", doubler.send, max_batch_size=4, wait_s=0.05)
+        first = asyncio.ensure_future(stage.ask(1, WAIT_S))
+        await asyncio.sleep(0.01)
+        assert await stage.ask(2, WAIT_S) == 4
+        assert await first == 2
+        assert doubler.batches == [[1, 2]]
+        assert await stage.ask(3, WAIT_S) == 6  # alone: it waits, and leaves all the same
+
+    asyncio.run(scenario())
+
+
+def test_a_full_batch_waits_for_nobody() -> None:
+    async def scenario() -> None:
+        doubler = Doubler()
+        stage = Stage("double", doubler.send, max_batch_size=4, wait_s=2 * WAIT_S)
+        asked = [asyncio.ensure_future(stage.ask(number, WAIT_S)) for number in range(6)]
+        assert await asyncio.gather(*asked[:4]) == [0, 2, 4, 6]
+        assert doubler.batches == [[0, 1, 2, 3]]
+        for waiting in asked[4:]:
+            waiting.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_as_many_batches_are_away_as_may_be() -> None:
     async def scenario() -> None:
         doubler = Doubler()

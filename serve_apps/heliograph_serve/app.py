@@ -48,7 +48,15 @@ REFUSALS_IN_PROGRESS = 1024
 in our words; as many again wait for that, and the rest is refused by Serve."""
 
 
-NOT_OF_RANK = {"deadline_ms", "limits", "rules", "recommend", "retrieve", "rank"}
+NOT_OF_RANK = {
+    "deadline_ms",
+    "batch_wait_ms",
+    "limits",
+    "rules",
+    "recommend",
+    "retrieve",
+    "rank",
+}
 """Settings that make no difference to a replica of the ranking deployment."""
 
 

@@ -164,12 +164,14 @@ class Serving:
             lambda batch: calls.retrieve.ask(self.newest[0], batch),
             settings.max_batch_size,
             calls.retrieve.size,
+            wait_s=settings.batch_wait_ms / 1000,
         )
         self.rank: Stage[Scoring, Ranked] = Stage(
             "rank",
             lambda batch: calls.rank.ask(self.newest[0], batch),
             settings.max_batch_size,
             queue_of=calls.rank.queue_of,
+            wait_s=settings.batch_wait_ms / 1000,
         )
         self.prompts = PromptTokens()
         self._find_similar = calls.similar

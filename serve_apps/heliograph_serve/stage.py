@@ -1,11 +1,11 @@
 """A call to another deployment, as the ingress makes it: in batches, with a fuse.
 
 Requests that come in while a batch is away travel together in the next one, so a batch grows
-with the load and a single request never waits. (`serve.batch` forms its batches by a timer
-and before the last one is back, so under load they stay small.) The next batch leaves before
-the answers of the last are handed out: the stage works while this process writes them. Requests
-that arrive at the same turn of the event loop travel together too, also where `send` answers at
-once.
+with the load and a single request never waits, unless the stage is told to wait for others.
+(`serve.batch` forms its batches by a timer and before the last one is back, so under load they stay
+small.) The next batch leaves before the answers of the last are handed out: the stage works while
+this process writes them. Requests that arrive at the same turn of the event loop travel together
+too, also where `send` answers at once.
 
 A stage that keeps failing is left alone for a moment instead of costing every request its
 deadline; then one request tries it again.
@@ -20,7 +20,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from heliograph_serve.batch_context import of_no_request
 
@@ -47,16 +47,27 @@ class StageUnavailable(RuntimeError):
     """The stage did not answer; the caller goes on without it."""
 
 
+class _Waiting(NamedTuple, Generic[Query, Answer]):
+    """A query that has not left yet."""
+
+    query: Query
+    done: asyncio.Future[Answer]
+    since: float
+
+
 @dataclass
 class _Queue(Generic[Query, Answer]):
     """Queries that travel together, and what is away of them."""
 
-    waiting: deque[tuple[Query, asyncio.Future[Answer]]] = field(default_factory=deque)
+    waiting: deque[_Waiting[Query, Answer]] = field(default_factory=deque)
     away: dict[asyncio.Task[None], float] = field(default_factory=dict)
     """When each batch left."""
 
     boarding: int = 0
     """Batches among those away that have not taken their queries yet."""
+
+    alarm: asyncio.TimerHandle | None = None
+    """Rings when a batch that is not full has waited long enough."""
 
 
 class Stage(Generic[Query, Answer]):
@@ -69,18 +80,21 @@ class Stage(Generic[Query, Answer]):
         max_batch_size: int,
         max_away: Callable[[], int] = lambda: 1,
         queue_of: Callable[[Query], str] = lambda query: "",
+        wait_s: float = 0.0,
     ) -> None:
         """Call the deployment through `send`, which answers queries in their order.
 
         Queries of one queue travel together, and at most `max_away` of its batches are away at
         once. For one replica that is one: a step of the ranking engine and a call have a large
         fixed cost, so fewer and larger batches give more requests a second than overlapping ones.
+        A batch that is not full leaves when its first query has waited for `wait_s`.
         """
         self.name = name
         self._send = send
         self._max_batch_size = max_batch_size
         self._max_away = max_away
         self._queue_of = queue_of
+        self._wait_s = wait_s
         self._queues: defaultdict[str, _Queue[Query, Answer]] = defaultdict(_Queue)
         self._failures = 0
         self._retry_at = 0.0
@@ -112,7 +126,7 @@ class Stage(Generic[Query, Answer]):
             raise StageUnavailable(f"there is no time left for {self.name}")
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         name = self._queue_of(query)
-        self._queues[name].waiting.append((query, done))
+        self._queues[name].waiting.append(_Waiting(query, done, now))
         self._depart(name)
         # a timer of our own costs a request less than `wait_for`
         timer = done.get_loop().call_later(timeout_s, _give_up, done)
@@ -137,16 +151,31 @@ class Stage(Generic[Query, Answer]):
         boarded = queue.boarding * self._max_batch_size
         while len(queue.waiting) > boarded and len(queue.away) < self._max_away():
             loop = asyncio.get_running_loop()
+            if self._wait_s and (left_s := self._patience_s(queue, boarded)) > 0:
+                if queue.alarm is None:
+                    queue.alarm = loop.call_later(left_s, self._ring, name)
+                return
             carrying = loop.create_task(self._carry(name), context=of_no_request())
             queue.away[carrying] = time.monotonic()
             queue.boarding += 1
             boarded += self._max_batch_size
 
-    def _board(self, queue: _Queue[Query, Answer]) -> list[tuple[Query, asyncio.Future[Answer]]]:
+    def _patience_s(self, queue: _Queue[Query, Answer], boarded: int) -> float:
+        """Return how much longer the next batch waits for more queries."""
+        if len(queue.waiting) - boarded >= self._max_batch_size:
+            return 0.0
+        return queue.waiting[boarded].since + self._wait_s - time.monotonic()
+
+    def _ring(self, name: str) -> None:
+        self._queues[name].alarm = None
+        self._depart(name)
+        self._forget_if_idle(name)
+
+    def _board(self, queue: _Queue[Query, Answer]) -> list[_Waiting[Query, Answer]]:
         queue.boarding -= 1
         count = min(len(queue.waiting), self._max_batch_size)
         taken = [queue.waiting.popleft() for _ in range(count)]
-        return [(query, done) for query, done in taken if not done.done()]  # others gave up
+        return [one for one in taken if not one.done.done()]  # others gave up
 
     async def _carry(self, name: str) -> None:
         batch = self._board(self._queues[name])
@@ -156,19 +185,19 @@ class Stage(Generic[Query, Answer]):
             self.batches += 1
             self.queries += len(batch)
             async with asyncio.timeout(BATCH_TIMEOUT_S):
-                answers = await self._send([query for query, _ in batch])
+                answers = await self._send([one.query for one in batch])
         except Exception as error:  # whatever failed there, requests go on without this stage
             self._failed(f"{type(error).__name__}: {error}")
-            for _, done in batch:
-                if not done.done():
-                    done.set_exception(StageUnavailable(f"{self.name} failed"))
+            for one in batch:
+                if not one.done.done():
+                    one.done.set_exception(StageUnavailable(f"{self.name} failed"))
             return
         finally:
             self._arrived(name)
         self._failures = 0
-        for (_, done), answer in zip(batch, answers, strict=True):
+        for one, answer in zip(batch, answers, strict=True):
             with contextlib.suppress(asyncio.InvalidStateError):  # the request gave up meanwhile
-                done.set_result(answer)
+                one.done.set_result(answer)
             await asyncio.sleep(0)  # the next batch gets on its way between two answers
 
     def _arrived(self, name: str) -> None:
@@ -177,7 +206,11 @@ class Stage(Generic[Query, Answer]):
         queue = self._queues[name]
         del queue.away[task]
         self._depart(name)
-        if not queue.away and not queue.waiting:
+        self._forget_if_idle(name)
+
+    def _forget_if_idle(self, name: str) -> None:
+        queue = self._queues[name]
+        if not queue.away and not queue.waiting and queue.alarm is None:
             del self._queues[name]  # replicas come and go
 
     def _failed(self, reason: str) -> None:

@@ -41,6 +41,7 @@ READS: dict[Searched, tuple[str, ...]] = {
         "candidates.depth",
         "serve.deadline_ms",
         "serve.max_batch_size",
+        "serve.batch_wait_ms",
         "serve.kv_cache_mb",
         "serve.engine",
         "serve.engine_threads",

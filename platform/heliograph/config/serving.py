@@ -147,6 +147,10 @@ class ServeConfig(Config):
     max_batch_size: int = Field(default=64, ge=1)
     """Requests that travel between deployments together."""
 
+    batch_wait_ms: float = Field(default=0.0, ge=0, le=1000)
+    """How long requests that are fewer wait for others, before retrieval and again before ranking.
+    0: not at all; they travel with all that came while the last batch was away."""
+
     candidate_cache_mb: int = Field(default=32, ge=1)
     """Memory of an ingress replica for the candidates of users who come back, 3 KB a user."""
 
