@@ -65,6 +65,7 @@ class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist's has
         return group_of(nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)  # without xdist there is nobody to ask for it
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> GroupScheduling:
     """Divide tests by group, whatever --dist says."""
     return GroupScheduling(config, log)
