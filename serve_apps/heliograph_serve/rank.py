@@ -23,6 +23,7 @@ from heliograph.revision import Encode, encoding, revise
 from heliograph_serve.autoscaling import Metered, WorkMeter
 from heliograph_serve.columns import columns_of
 from heliograph_serve.crew import Answers, own_name
+from heliograph_serve.garbage import collect_seldom
 from heliograph_serve.item_follower import Edition, ItemFollower, log_of
 from heliograph_serve.lanes import lane_of
 from heliograph_serve.shelf import SWITCH_INTERVAL_S, Holder, Origin, Shelf
@@ -93,7 +94,7 @@ class Ranked:
 
     def among(self, n_items: int) -> Ranked:
         """Return the answer without items whose number is too large for a catalogue."""
-        if not len(self.items) or self.items.max() < n_items:
+        if max(self.items.tolist(), default=0) < n_items:  # a few: quicker than by numpy
             return self
         known = self.items < n_items
         return replace(
@@ -146,6 +147,7 @@ class Rank(Metered, Holder[BundleRanker]):
     meter: WorkMeter
 
     def __init__(self, origin: Origin, serve: ServeConfig) -> None:
+        collect_seldom()
         # the engine's thread must not keep the network's waiting for 5 ms, Python's default
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.shelf = Shelf(

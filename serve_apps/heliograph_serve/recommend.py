@@ -48,10 +48,12 @@ from heliograph_serve.explaining import reasons_for, with_reasons
 from heliograph_serve.exposure_log import ExposureLog
 from heliograph_serve.feedback import SHARE_OF_DEADLINE, FeedbackIngress, Known
 from heliograph_serve.feedback import router as feedback_router
+from heliograph_serve.garbage import collect_seldom
 from heliograph_serve.item_follower import ItemFollower
 from heliograph_serve.items import ItemsIngress
 from heliograph_serve.items import router as items_router
 from heliograph_serve.lanes import LANES, Lanes
+from heliograph_serve.one_write import answer_in_one_piece
 from heliograph_serve.recently import Recently
 from heliograph_serve.request_record import note_answer
 from heliograph_serve.rollout import Fleet, Rollouts
@@ -90,6 +92,8 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress, ItemsIngress):
         retrieve: DeploymentHandle[object],
         rank: DeploymentHandle[object],
     ) -> None:
+        collect_seldom()
+        answer_in_one_piece()
         # what travels are arrays and small classes of ours: the plain pickle is enough
         propose, order = (
             method.options(request_serialization="pickle", response_serialization="pickle")
@@ -274,3 +278,5 @@ for each in (
     experiment_router,
 ):
     http.include_router(each)
+# Serve goes through the routes in their order for each request: most are for recommendations
+http.router.routes.sort(key=lambda route: not isinstance(route, BodyRoute))

@@ -31,6 +31,7 @@ from heliograph.revision import (
 from heliograph_serve.autoscaling import Metered, WorkMeter
 from heliograph_serve.columns import columns_of
 from heliograph_serve.crew import Answers, own_name
+from heliograph_serve.garbage import collect_seldom
 from heliograph_serve.item_follower import Edition, ItemFollower, log_of
 from heliograph_serve.shelf import Holder, Origin, Shelf
 
@@ -179,6 +180,7 @@ class Retrieve(Metered, Holder[Held]):
     meter: WorkMeter
 
     def __init__(self, origin: Origin, serve: ServeConfig) -> None:
+        collect_seldom()
         self.shelf = Shelf(origin, _load, amend=_amend)
         self.items = ItemFollower(log_of(serve, origin.bundles), self.shelf)
         self.meter = WorkMeter()
