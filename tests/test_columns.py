@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heliograph_serve.columns import Columns, columns_of
+from heliograph_serve.columns import FEW, Columns, columns_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def wish(length: int, name: str, narrowed: bool) -> Wish:
 
 
 WISHES = st.lists(
-    st.builds(wish, st.integers(0, 9), st.text(max_size=3), st.booleans()), max_size=9
+    st.builds(wish, st.integers(0, 9), st.text(max_size=3), st.booleans()), max_size=FEW + 6
 )
 
 
