@@ -52,20 +52,32 @@ def test_a_pipe_is_read_as_lines_come() -> None:
     os.close(read)
 
 
-def test_a_line_without_end_is_an_error() -> None:
-    read, write = os.pipe()
+@pytest.mark.parametrize("end", [b"\n", b"\nlast\n", b""])
+def test_of_a_line_that_is_too_long_only_the_beginning_is_kept(tmp_path: Path, end: bytes) -> None:
+    content = b"first\n" + b"x" * (3 << 20) + end
+    file = tmp_path / "clicks.jsonl"
+    file.write_bytes(content)
+    descriptor = os.open(file, os.O_RDONLY)
+    lines = [line for block in blocks(descriptor) for line in block]
+    os.close(descriptor)
+    assert [line.is_whole for line in lines] == [True, False, True][: 3 if b"last" in end else 2]
+    assert lines[1].text == b"x" * 1000
+    assert lines[0].end == len(b"first\n")
+    assert lines[1].end == len(content) - len(end.removeprefix(b"\n"))
+    assert lines[-1].end == len(content)
 
-    def write_much() -> None:
-        with contextlib.suppress(BrokenPipeError):
-            os.write(write, b"x" * (2 << 20))
-        os.close(write)
 
-    writer = threading.Thread(target=write_much)
-    writer.start()
-    with pytest.raises(InputError, match="longer than"):
-        list(blocks(read, start=0))
-    os.close(read)
-    writer.join()
+def test_a_line_that_is_too_long_is_set_aside_and_stops_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "clicks.jsonl"
+    source.write_bytes(b"nothing\n" + b"x" * (2 << 20) + b"\nnothing\n")
+    assert importer(tmp_path).run(source, follow=False).rejected == 3
+    rejected = [json.loads(line) for line in (tmp_path / "rejected").read_text().splitlines()]
+    assert [row["reason"].split(":")[0] for row in rejected] == [
+        "not JSON",
+        "longer than 1048576 bytes",
+        "not JSON",
+    ]
+    assert rejected[1]["line"] == "x" * 1000
 
 
 def importer(tmp_path: Path, url: str = NOBODY, batch: int = 2) -> Importer:

@@ -246,7 +246,7 @@ def _united(
     """Return the items of all lists, ascending, and the bits of those who proposed each."""
     bits = [np.full(len(items), _bit(name), np.int64) for name, items in proposed.items()]
     items = np.concatenate(list(proposed.values()))
-    # sorted as one number: half the time of sorting places
+    # an item and who proposed it as one number: one sort brings together what is of one item
     keys = np.sort(items.astype(np.int64) << BITS | np.concatenate(bits))
     ordered = keys >> BITS
     first = np.flatnonzero(np.diff(ordered, prepend=NO_ITEM - 1))

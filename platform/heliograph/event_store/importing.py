@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,11 @@ from heliograph.workspace import InputError, write_json
 
 READ_BYTES = 256 * 1024
 MAX_LINE_BYTES = 1 << 20
+"""A longer line is no event, and is not kept in memory."""
+
+KEPT_BYTES = 1000
+"""Of such a line, to tell which one it was."""
+
 LOOK_AGAIN_S = 0.2
 """Time between two looks at a file that has not grown."""
 
@@ -64,8 +69,12 @@ class Line:
     """One line and where the next one begins."""
 
     text: bytes
+    """All of it, or the beginning of one that is too long."""
+
     end: int
     """Bytes from the start of the file to behind the line."""
+
+    is_whole: bool = True
 
     is_ended: bool = True
     """Whether a line break follows; the last line may have none."""
@@ -126,7 +135,7 @@ class Importer:
                 return
             for start in range(0, len(lines), self.batch):
                 some = lines[start : start + self.batch]
-                self._send([event for line in some if (event := self._event(line.text))])
+                self._send([event for line in some if (event := self._event(line))])
                 if file is not None:
                     self._note(file, some[-1].end)
 
@@ -180,8 +189,12 @@ class Importer:
             except FileNotFoundError:  # rotated at this moment
                 time.sleep(LOOK_AGAIN_S)
 
-    def _event(self, text: bytes) -> dict[str, Any] | None:
+    def _event(self, line: Line) -> dict[str, Any] | None:
         """Return the event in a line, or None after writing down why there is none."""
+        text = line.text
+        if not line.is_whole:
+            self._reject(text, f"longer than {MAX_LINE_BYTES} bytes: this is how it begins")
+            return None
         if not text.strip():
             return None
         try:
@@ -263,30 +276,30 @@ def blocks(file: int, start: int = 0, followed: Path | None = None) -> Iterator[
         file: To read from, at the place where it stands.
         start: That place, bytes from the start of the file.
         followed: Path of the file, if more is to come.
-
-    Raises:
-        InputError: A line is longer than a megabyte.
     """
     rest, end = b"", start
+    dropped = 0  # bytes of the line that is being read
     replaced_at: float | None = None
     while True:
         read = os.read(file, READ_BYTES)
         *texts, rest = (rest + read).split(b"\n")
         lines = []
         for text in texts:
-            end += len(text) + 1
-            lines.append(Line(text, end))
+            end += dropped + len(text) + 1
+            lines.append(_line(text, end, dropped))
+            dropped = 0
         if lines:
             yield lines
-        if len(rest) > MAX_LINE_BYTES:
-            raise InputError(f"the line at byte {end} is longer than {MAX_LINE_BYTES} bytes")
+        if dropped or len(rest) > MAX_LINE_BYTES:
+            dropped += len(rest[KEPT_BYTES:])
+            rest = rest[:KEPT_BYTES]
         if read:
             replaced_at = None
             continue
         if followed is None:
             break
         found = os.fstat(file)
-        if found.st_size < end + len(rest):
+        if found.st_size < end + dropped + len(rest):
             logger.warning("%s has become shorter: beginning at its start again", followed)
             break
         if _is_at(followed, found) is False:
@@ -295,7 +308,13 @@ def blocks(file: int, start: int = 0, followed: Path | None = None) -> Iterator[
                 break
         time.sleep(LOOK_AGAIN_S)
     if rest:
-        yield [Line(rest, end + len(rest), is_ended=False)]
+        yield [replace(_line(rest, end + dropped + len(rest), dropped), is_ended=False)]
+
+
+def _line(text: bytes, end: int, dropped: int) -> Line:
+    if dropped or len(text) > MAX_LINE_BYTES:
+        return Line(text[:KEPT_BYTES], end, is_whole=False)
+    return Line(text, end)
 
 
 def _is_at(path: Path, file: os.stat_result) -> bool | None:
