@@ -27,9 +27,11 @@ from heliograph_serve.api import (
     RecommendedItem,
     Tier,
 )
+from heliograph_serve.clock import Clock
 from heliograph_serve.explaining import Explained, reasons_for, with_reasons
 from heliograph_serve.retrieve import Lookup
-from heliograph_serve.serving import Clock, Grounds, Served, Serving
+from heliograph_serve.served import Grounds, Served
+from heliograph_serve.serving import Serving
 from test_candidates import N_ITEMS, SOURCES, history, retriever
 
 ITEM = RecommendedItem("i1", "One [b]", 0.25, 1, ("als", "text"))

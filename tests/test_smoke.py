@@ -7,7 +7,7 @@ import math
 import pytest
 
 from heliograph_serve.api import RecommendedItem, Tier
-from heliograph_serve.serving import Served
+from heliograph_serve.served import Served
 from heliograph_serve.smoke import fault_in
 
 

@@ -34,7 +34,9 @@ from heliograph_serve.api import (
     Recommendations,
     Tier,
 )
-from heliograph_serve.serving import Clock, Grounds, Served, Serving
+from heliograph_serve.clock import Clock
+from heliograph_serve.served import Grounds, Served
+from heliograph_serve.serving import Serving
 
 DIGITS = 6
 """After the point, of nats: float32 has no more to say."""

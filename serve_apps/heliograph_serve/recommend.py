@@ -39,6 +39,7 @@ from heliograph_serve.api import (
 from heliograph_serve.api_errors import REFUSALS, ApiError, ErrorBody, install_error_handlers
 from heliograph_serve.autoscaling import Metered, ProcessorMeter
 from heliograph_serve.body_route import BodyRoute
+from heliograph_serve.clock import Clock
 from heliograph_serve.columns import in_columns
 from heliograph_serve.crew import Crew
 from heliograph_serve.deploy_api import router as deploy_router
@@ -57,7 +58,8 @@ from heliograph_serve.one_write import answer_in_one_piece
 from heliograph_serve.recently import Recently
 from heliograph_serve.request_record import note_answer
 from heliograph_serve.rollout import Fleet, Rollouts
-from heliograph_serve.serving import Calls, Clock, Served, Serving
+from heliograph_serve.served import Served
+from heliograph_serve.serving import Calls, Serving
 from heliograph_serve.shelf import Origin, Shelf
 from heliograph_serve.tally import Load
 from heliograph_serve.try_it import router as page_router

@@ -9,10 +9,9 @@ late is left out.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,37 +32,15 @@ from heliograph.revision import Revision, encoding, revise, revised_catalogue, u
 from heliograph.rules import Bonus, Evidence, Plan, boosted, raised
 from heliograph_serve.api import RecommendationRequest, RecommendedItem, SimilarItem, Tier
 from heliograph_serve.cache import CandidateCache
+from heliograph_serve.clock import Clock
 from heliograph_serve.crew import Crew
 from heliograph_serve.item_follower import Edition
 from heliograph_serve.lanes import Lanes, PromptTokens
 from heliograph_serve.rank import Ranked, Scoring
 from heliograph_serve.retrieve import Lookup
 from heliograph_serve.rulebook import ChangedVectors, RuleBook, Vectors, ranked_for
+from heliograph_serve.served import Grounds, Served
 from heliograph_serve.stage import Stage, StageUnavailable
-
-
-@dataclass
-class Clock:
-    """The time of one request."""
-
-    deadline_s: float
-    started: float = field(default_factory=time.perf_counter)
-    timings_ms: dict[str, float] = field(default_factory=dict)
-    lapped: float = 0.0
-    """When the last lap ended."""
-
-    def __post_init__(self) -> None:
-        self.lapped = self.started
-
-    def left_s(self) -> float:
-        """Return the time until the deadline, never negative."""
-        return max(0.0, self.deadline_s - (time.perf_counter() - self.started))
-
-    def lap(self, stage: str) -> None:
-        """Note the time since the start or the last lap as that of a stage."""
-        now = time.perf_counter()
-        self.timings_ms[stage] = round((now - self.lapped) * 1000, 3)
-        self.lapped = now
 
 
 @dataclass(frozen=True)
@@ -99,36 +76,6 @@ class Bundled:
             )
         popularity = self.popularity.extended(revision.n_items)
         return RuleBook(catalogue, popularity, changed, self.configured, revision.unavailable)
-
-
-@dataclass(frozen=True)
-class Grounds:
-    """What an answer comes from; all batches have one row."""
-
-    plan: Plan
-    lookup: Lookup
-    bonus: Bonus | None
-    candidates: Candidates | None
-    """As retrieval said; None: it did not answer, or there was nothing to ask about."""
-
-    ranked: Candidates
-    """All that was ranked, before an answer was chosen from it."""
-
-    items: NDArray[np.int32]
-    """(answered,) item numbers."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """What a bundle says to a request."""
-
-    items: list[RecommendedItem]
-    tier: Tier
-    keeps_caps: bool
-    """False where places were left that no item within the caps could take."""
-
-    grounds: Grounds | None = None
-    """Of a request that wants reasons."""
 
 
 class Serving:

@@ -12,7 +12,9 @@ from dataclasses import replace
 from heliograph.history import NO_PAST, Past
 from heliograph.workspace import InputError
 from heliograph_serve.api import RecommendationRequest, Tier
-from heliograph_serve.serving import Clock, Served, Serving
+from heliograph_serve.clock import Clock
+from heliograph_serve.served import Served
+from heliograph_serve.serving import Serving
 
 ITEMS = 10
 DEADLINE_S = 20.0

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from heliograph.history import Past
 from heliograph_serve.api import RecommendationRequest
-from heliograph_serve.serving import Clock, Serving
+from heliograph_serve.clock import Clock
+from heliograph_serve.serving import Serving
 
 RECENT_USERS = 512
 """Users that each replica of the ingress answers again, the latest."""
