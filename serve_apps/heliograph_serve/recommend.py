@@ -50,11 +50,11 @@ from heliograph_serve.exposure_log import ExposureLog
 from heliograph_serve.feedback import SHARE_OF_DEADLINE, FeedbackIngress, Known
 from heliograph_serve.feedback import router as feedback_router
 from heliograph_serve.garbage import collect_seldom
+from heliograph_serve.http_protocol import speak_http_by_it
 from heliograph_serve.item_follower import ItemFollower
 from heliograph_serve.items import ItemsIngress
 from heliograph_serve.items import router as items_router
 from heliograph_serve.lanes import LANES, Lanes
-from heliograph_serve.one_write import answer_in_one_piece
 from heliograph_serve.recently import Recently
 from heliograph_serve.request_record import note_answer
 from heliograph_serve.rollout import Fleet, Rollouts
@@ -95,7 +95,7 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress, ItemsIngress):
         rank: DeploymentHandle[object],
     ) -> None:
         collect_seldom()
-        answer_in_one_piece()
+        speak_http_by_it()
         # what travels are arrays and small classes of ours: the plain pickle is enough
         propose, order = (
             method.options(request_serialization="pickle", response_serialization="pickle")
