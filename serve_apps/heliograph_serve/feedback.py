@@ -89,7 +89,10 @@ class FeedbackIngress(Holder[Serving]):
         self.store = EventStore(store_url(settings, shelf.origin.bundles))
         self.tombstones = Tombstones(self.store)
         self.history: Stage[str, Heard] = Stage(
-            "history", self.store.heard, settings.max_batch_size
+            "history",
+            self.store.heard,
+            settings.max_batch_size,
+            at_once=self.store.heard_at_once,
         )
         self.recent: deque[str] = deque(maxlen=RECENT_USERS)
         """Pseudonyms or identifiers of those who came last; some more than once."""

@@ -7,11 +7,13 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Select,
     String,
     bindparam,
     func,
     literal,
+    literal_column,
     null,
     select,
     text,
@@ -39,15 +41,29 @@ ROWS = select(
 """Position and fields of events."""
 
 
-def _heard(users: Any, digests: Any) -> Select[*tuple[Any, ...]]:
-    columns = events.c
-    recency = func.row_number().over(
-        partition_by=columns.user_id, order_by=(columns.time_us.desc(), columns.position.desc())
+_TOLD = (events.c.position, events.c.user_id, events.c.item_id, events.c.time_us, events.c.type)
+_NEWEST_FIRST = (events.c.time_us.desc(), events.c.position.desc())
+
+
+def _heard_of_many(users: Any, digests: Any) -> Select[*tuple[Any, ...]]:
+    recency = func.row_number().over(partition_by=events.c.user_id, order_by=_NEWEST_FIRST)
+    of_users = events.c.user_id.in_(users)
+    newest = select(*_TOLD, recency.label("recency")).where(of_users).subquery()
+    kept = select(*(newest.c[column.name] for column in _TOLD))
+    return _told_with_erasures(
+        kept.where(newest.c.recency <= RECENT_EVENTS), erasures.c.user_digest.in_(digests)
     )
-    wanted = (columns.position, columns.user_id, columns.item_id, columns.time_us, columns.type)
-    of_users = columns.user_id.in_(users)
-    newest = select(*wanted, recency.label("recency")).where(of_users).subquery()
-    kept = select(*(newest.c[column.name] for column in wanted))
+
+
+def _heard_of_one(user: Any, digest: Any) -> Select[*tuple[Any, ...]]:
+    newest = select(*_TOLD).where(events.c.user_id == user).order_by(*_NEWEST_FIRST)
+    kept = select(newest.limit(literal_column(str(RECENT_EVENTS))).subquery())
+    return _told_with_erasures(kept, erasures.c.user_digest == digest)
+
+
+def _told_with_erasures(
+    kept: Select[*tuple[Any, ...]], of_users: ColumnElement[bool]
+) -> Select[*tuple[Any, ...]]:
     erased = select(
         null().cast(BigInteger),
         erasures.c.user_digest,
@@ -55,25 +71,17 @@ def _heard(users: Any, digests: Any) -> Select[*tuple[Any, ...]]:
         erasures.c.erased_us,
         literal("", String),
     )
-    both = union_all(
-        kept.where(newest.c.recency <= RECENT_EVENTS),
-        erased.where(erasures.c.user_digest.in_(digests)),
-    ).subquery()
+    both = union_all(kept, erased.where(of_users)).subquery()
     return select(both).order_by(both.c.position.is_(None).desc(), both.c.time_us, both.c.position)
 
 
-def _in_json(name: str) -> Select[Any]:
-    return select(func.json_each(bindparam(name)).table_valued("value").c.value)
-
-
-HEARD = _heard(bindparam("users", expanding=True), bindparam("digests", expanding=True))
+HEARD = _heard_of_many(bindparam("users", expanding=True), bindparam("digests", expanding=True))
 """Position, user, item, time and type of the newest events of each of the `users`, oldest first.
 Before them, without a position, the erasures among `digests`: the digest stands for the user, the
 time is until when events are erased."""
 
-HEARD_BY_JSON = _heard(_in_json("users"), _in_json("digests"))
-"""The same for SQLite, with both as JSON arrays: the statement is the same for any number."""
-
+HEARD_OF_ONE = _heard_of_one(bindparam("user"), bindparam("digest"))
+"""The same of one `user` with a `digest`."""
 
 # Not max(position): an erasure may have taken the last events away.
 SQLITE_LAST_POSITION = text("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
