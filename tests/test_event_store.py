@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -46,6 +47,35 @@ def test_what_is_appended_is_heard_in_order_of_time(url: str) -> None:
             assert ann.events == happened(event(1), event(2))
             assert bob.events == happened(event(3, user="bob"))
             assert (nobody.events, nobody.erased_us) == ([], None)
+
+    asyncio.run(run())
+
+
+def test_a_file_is_asked_at_once_a_server_is_not_and_both_know_the_same(url: str) -> None:
+    async def run() -> None:
+        async with opened(url) as store:
+            assert store.heard_at_once("ann") is None  # its tables are not there yet
+            await store.append([[event(2), event(1), event(3, user="bob")]])
+            await store.erase("bob", 3_000_000)
+            for user in ("ann", "bob", "nobody"):
+                (heard,) = await store.heard([user])
+                assert store.heard_at_once(user) == (None if "postgresql" in url else heard)
+
+    asyncio.run(run())
+
+
+def test_a_look_up_that_fails_is_an_error_and_the_next_begins_anew(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with opened(f"sqlite:///{tmp_path}/events.sqlite") as store:
+            await store.append([[event(1)]])
+            before = store.heard_at_once("ann")
+            with closing(sqlite3.connect(tmp_path / "events.sqlite")) as other:
+                other.execute("ALTER TABLE events RENAME TO elsewhere")
+                with pytest.raises(SQLAlchemyError):
+                    store.heard_at_once("ann")
+                other.execute("ALTER TABLE elsewhere RENAME TO events")
+            assert before is not None
+            assert store.heard_at_once("ann") == before
 
     asyncio.run(run())
 

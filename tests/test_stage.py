@@ -40,6 +40,36 @@ def test_one_request_travels_at_once_and_alone() -> None:
     asyncio.run(scenario())
 
 
+def test_what_can_be_answered_at_once_does_not_travel() -> None:
+    async def scenario() -> None:
+        doubler = Doubler()
+        known = {1: 100}
+        stage = Stage("double", doubler.send, max_batch_size=4, at_once=known.get)
+        asked = [stage.ask(number, WAIT_S) for number in (1, 2)]
+        assert await asyncio.gather(*asked) == [100, 4]
+        assert doubler.batches == [[2]]
+        assert (stage.batches, stage.queries) == (2, 2)
+
+    asyncio.run(scenario())
+
+
+def test_a_stage_that_keeps_failing_at_once_is_left_alone_too() -> None:
+    async def scenario() -> None:
+        asked: list[int] = []
+
+        def broken(number: int) -> int:
+            asked.append(number)
+            raise RuntimeError("broken")
+
+        stage = Stage("double", Doubler().send, max_batch_size=4, at_once=broken)
+        for number in range(FAILURES_TO_OPEN + 2):
+            with pytest.raises(StageUnavailable):
+                await stage.ask(number, WAIT_S)
+        assert asked == list(range(FAILURES_TO_OPEN))
+
+    asyncio.run(scenario())
+
+
 def test_requests_of_one_turn_and_those_that_come_meanwhile_travel_together() -> None:
     async def scenario() -> None:
         doubler = Doubler()
