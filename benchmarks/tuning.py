@@ -64,8 +64,9 @@ ASHA_TRIALS = 200
 SAME = 1e-6
 """Scores of one training in two processes lie this close together."""
 
-PROMOTED_MINUTES = 5.0
-"""Of the search; with repetitions and promotion it takes less than a quarter of an hour."""
+PROMOTED_MINUTES = 8.0
+"""Of the search; with what is fitted before it, repetitions and promotion it takes less than a
+quarter of an hour."""
 
 
 @dataclass(frozen=True)

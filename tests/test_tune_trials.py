@@ -250,7 +250,7 @@ def test_where_weights_are_drawn_everyone_is_judged_by_users_that_the_weights_ar
 ) -> None:
     searched = config(tmp_path, **settings)
     repeated = searched.model_copy(update={"seed": searched.seed + 1})
-    seen, unseen = halves(len(evidence.targets), searched.seed)
+    seen, unseen = halves(evidence.owners, searched.seed)
     assert not set(seen) & set(unseen)
     assert len(seen) + len(unseen) == len(evidence.targets)
     for setting, judged, others in ((searched, seen, unseen), (repeated, unseen, seen)):
@@ -265,7 +265,7 @@ def test_a_repetition_of_drawn_weights_reads_no_target_that_the_search_was_judge
 ) -> None:
     searched = config(tmp_path, **FIXED)
     repeated = searched.model_copy(update={"seed": searched.seed + 1})
-    seen, _ = halves(len(evidence.targets), searched.seed)
+    seen, _ = halves(evidence.owners, searched.seed)
     targets = evidence.targets.copy()
     targets[seen] = (targets[seen] + 7) % N_ITEMS
     other = replace(evidence, targets=targets)

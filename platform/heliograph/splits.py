@@ -5,7 +5,7 @@ Nothing is dropped silently: users and items that training has not seen stay, ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -65,6 +65,13 @@ class NextItems:
     targets: NDArray[np.int32]
     """(users,) the item that follows each history."""
 
+    owners: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """(users,) whose history each is, where one user may have several; default: nobody has."""
+
+    def __post_init__(self) -> None:
+        if len(self.owners) != len(self.targets):
+            object.__setattr__(self, "owners", np.arange(len(self.targets)))
+
     def sample(self, users: int | None, seed: int) -> Self:
         """Pick so many users at random, in their order; everyone if there are no more, or None."""
         if users is None or users >= len(self.targets):
@@ -73,7 +80,9 @@ class NextItems:
 
     def pick(self, users: NDArray[np.int64]) -> Self:
         """Keep these users."""
-        return type(self)([self.histories[user] for user in users], self.targets[users])
+        return type(self)(
+            [self.histories[user] for user in users], self.targets[users], self.owners[users]
+        )
 
 
 @dataclass(frozen=True)

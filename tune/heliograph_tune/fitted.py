@@ -24,13 +24,20 @@ DECIDES = {"items", "events", "embedding", "models", "train", "seed"}
 """Sections of the configuration that decide what is fitted."""
 
 
-def fitted_folder(config: HeliographConfig) -> Path:
-    """Return where the models of a configuration are kept."""
+def fitted_folder(config: HeliographConfig, held_out: int = 1) -> Path:
+    """Return where the models of a configuration are kept.
+
+    Args:
+        config: What they are fitted with.
+        held_out: Items of each user that they have not seen, before the test item; with one they
+            are the models that a build fits.
+    """
     key = digest_of(config.model_dump_json(include=DECIDES))[:12]
-    return config.workspace / SEARCHES / FITTED / key
+    name = key if held_out == 1 else f"{key}-without-{held_out}"
+    return config.workspace / SEARCHES / FITTED / name
 
 
-def fit_for_trials(build: Build, known: Knowledge) -> Path:
+def fit_for_trials(build: Build, known: Knowledge, held_out: int = 1) -> Path:
     """Fit and index every model, as far as it has not been done; returns the folder.
 
     A workspace without any models has none to be kept, so they are fitted there, for everybody.
@@ -38,21 +45,28 @@ def fit_for_trials(build: Build, known: Knowledge) -> Path:
     Args:
         build: Its items, events and embeddings are there; from now on its models are those here.
         known: What models may be fitted on.
+        held_out: Items of each user that this leaves out, the test item not counted.
     """
     config, size = build.config, len(build.catalogue)
-    if not (config.workspace / "models").exists():
-        build.train()
-        build.index()
-    folder = fitted_folder(config)
-    for name in STAGES_KEPT:
-        if (config.workspace / name).is_dir() and not (folder / name).exists():
-            shutil.copytree(config.workspace / name, folder / name)
+    folder = fitted_folder(config, held_out)
+    if held_out == 1:
+        _take_over(build, folder)
     stages = Stages(folder, build.stages.report)
     stages.results |= build.stages.results
     fit_models(stages, config, Part("", "events", known.train, known.held_out, config.train), size)
     build_indexes(stages, config.index, "", size)
     build.stages.results |= stages.results
     return folder
+
+
+def _take_over(build: Build, folder: Path) -> None:
+    workspace = build.config.workspace
+    if not (workspace / "models").exists():
+        build.train()
+        build.index()
+    for name in STAGES_KEPT:
+        if (workspace / name).is_dir() and not (folder / name).exists():
+            shutil.copytree(workspace / name, folder / name)
 
 
 def copy_fitted(config: HeliographConfig, workspace: Path) -> None:

@@ -64,6 +64,9 @@ class PipelineEvidence:
     lengths: NDArray[np.int64]
     """(users,) items of the histories."""
 
+    owners: NDArray[np.int64]
+    """(users,) whose history each is, where several of one user are asked about."""
+
     deepest: int
     """Length of the lists."""
 
@@ -78,6 +81,7 @@ class PipelineEvidence:
             self.places[:, users],
             self.targets[users],
             self.lengths[users],
+            self.owners[users],
             self.deepest,
             self.n_items,
         )
@@ -145,6 +149,7 @@ def gather(
         places=np.full((len(PROPOSERS), *shape), NOT_PROPOSED, np.uint16),
         targets=asked.targets,
         lengths=np.array([len(history) for history in asked.histories], np.int64),
+        owners=asked.owners,
         deepest=deepest,
         n_items=n_items,
     )

@@ -48,10 +48,12 @@ def judge_pipeline(
     return measure(ranking[everyone], known.targets[everyone], ks, known.n_items)
 
 
-def halves(users: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut so many users into two halves at random."""
-    first, second = np.array_split(np.random.default_rng(seed).permutation(users), 2)
-    return first, second
+def halves(owners: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut the users into two halves at random; all that is asked about one is in the same."""
+    users = np.unique(owners)
+    chosen = np.random.default_rng(seed).permutation(users)[: (len(users) + 1) // 2]
+    in_first = np.isin(owners, chosen)
+    return np.flatnonzero(in_first), np.flatnonzero(~in_first)
 
 
 def fit(known: PipelineEvidence, config: HeliographConfig) -> Blend:
@@ -102,13 +104,13 @@ def _parts(
     known: PipelineEvidence, config: HeliographConfig, cut: int | None
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Return pairs of users to fit on and users to judge by; nobody is judged twice."""
-    users = len(known.targets)
     if cut is not None:
-        first, second = halves(users, cut)
+        first, second = halves(known.owners, cut)
         return [(second, first) if config.seed == cut else (first, second)]
     if config.candidates.weights is not None:
-        return [(np.arange(users), np.arange(users))]  # nothing is fitted
-    first, second = halves(users, config.seed)
+        everyone = np.arange(len(known.targets))
+        return [(everyone, everyone)]  # nothing is fitted
+    first, second = halves(known.owners, config.seed)
     return [(first, second), (second, first)]
 
 

@@ -7,6 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
+
 from heliograph.build import Build
 from heliograph.bundle import read_sources
 from heliograph.embedding import read_vectors
@@ -22,7 +25,7 @@ from heliograph_tune.judges import (
     RetrievalJudge,
     ServingJudge,
 )
-from heliograph_tune.knowledge import without_test_items
+from heliograph_tune.knowledge import Knowledge, without_test_items
 from heliograph_tune.pipeline_evidence import PipelineEvidence, gather
 from heliograph_tune.repetition import draws_weights
 from heliograph_tune.run_folder import BUILDING, SEARCHES, RunFolder, locked
@@ -83,7 +86,7 @@ def _model(search: Search, build: Build) -> Judge:
     if search.settings.search in READ_TEXTS:
         build.embed()
         vectors = read_vectors(build.stages.folder("embeddings"))
-    known = without_test_items(_events(build), len(build.catalogue), vectors)
+    known = _known(search, build, vectors)
     return ModelJudge(search.settings.search, known)
 
 
@@ -92,9 +95,9 @@ def _evidence(search: Search, build: Build) -> PipelineEvidence:
 
     build.embed()
     config = search.config
-    known = without_test_items(_events(build), len(build.catalogue), None)
+    known = _known(search, build, None)
     return gather(
-        read_sources(fit_for_trials(build, known), config.index),
+        read_sources(fit_for_trials(build, known, search.settings.held_out), config.index),
         ItemLM.load(build.stages.folder("models/item_lm")),
         known.held_out.sample(config.evaluation.max_users, config.seed),
         deepest(search),
@@ -109,10 +112,10 @@ def _retrieval(search: Search, build: Build) -> Judge:
     build.embed()
     config, n_items = search.config, len(build.catalogue)
     vectors = read_vectors(build.stages.folder("embeddings"))
-    known = without_test_items(_events(build), n_items, vectors)
+    known = _known(search, build, vectors)
     asked = known.held_out.sample(config.evaluation.max_users, config.seed)
     require_room(len(asked.targets), n_items)
-    fit_for_trials(build, known)
+    fit_for_trials(build, known, search.settings.held_out)
     item_lm = ItemLM.load(build.stages.folder("models/item_lm"))
     opinion = Opinion(item_lm.scores(asked.histories), asked.histories)
     return RetrievalJudge(known, opinion, asked, _cut(search))
@@ -128,7 +131,7 @@ def _serving(search: Search, folder: RunFolder, build: Build) -> Prepared:
 
     config, load = search.config, search.settings.load
     blend = fit(_evidence(search, build), config)
-    known = without_test_items(_events(build), len(build.catalogue), None)
+    known = _known(search, build, None)
     asked = known.held_out.sample(load.users, search.settings.seed)
     bundle = write_search_bundle(build, asked, blend, folder.bundles)
     place = place_of(folder, bundle)
@@ -138,6 +141,11 @@ def _serving(search: Search, folder: RunFolder, build: Build) -> Prepared:
 
 def _inputs(build: Build) -> dict[str, str]:
     return {name: result.digest for name, result in build.stages.results.items()}
+
+
+def _known(search: Search, build: Build, vectors: NDArray[np.float32] | None) -> Knowledge:
+    events, n_items = _events(build), len(build.catalogue)
+    return without_test_items(events, n_items, vectors, search.settings.held_out)
 
 
 def _events(build: Build) -> Interactions:

@@ -29,8 +29,8 @@ from heliograph_tune.pipeline_evidence import gather
 from heliograph_tune.pipeline_trial import judge_pipeline
 
 CUTS = 3
-"""Ways to cut the users into halves that a trial is judged by; their mean is less a matter of
-luck than one, and costs little beside fitting."""
+"""Ways to cut the users into halves that a trial is judged by, where each is asked about once;
+their mean is less a matter of luck than one. Where users are asked about more often, fewer do."""
 
 MOST_BYTES = 2 << 30
 """Of what the item LM says: every worker maps it, and none can do with a part."""
@@ -109,8 +109,9 @@ def judge_retrieval(
     evidence = gather(fit_sources(known, config), opinion, asked, deepest, known.n_items)
     if cut is not None:
         return judge_pipeline(evidence, config, ks, cut)
+    users = len(np.unique(asked.owners))
     found = [
         judge_pipeline(evidence, config.model_copy(update={"seed": CUTS * config.seed + way}), ks)
-        for way in range(CUTS)
+        for way in range(max(1, CUTS * users // len(asked.targets)))
     ]
     return {name: float(np.mean([metrics[name] for metrics in found])) for name in found[0]}

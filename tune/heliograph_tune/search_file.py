@@ -169,6 +169,10 @@ class SearchConfig(Config):
     objectives: tuple[str, ...] = (BY_EPOCH,)
     """The first one decides what is best; with several, the Pareto front is reported."""
 
+    held_out: int = Field(default=1, ge=1, le=100)
+    """Items of each user that judge, the newest before the test item; the models of the search are
+    fitted on what comes before them. With few users one item of each leaves much to luck."""
+
     budget: Budget
     searcher: Literal["random", "tpe", "nsga2"] = "tpe"
     """Has no part in pbt."""
@@ -243,6 +247,11 @@ class SearchConfig(Config):
     def _only_the_graph_is_asked(self) -> Self:
         served = [name for name in self.objectives if name in SERVED]
         if self.search == "serving":
+            if self.held_out > 1:
+                raise ValueError(
+                    f"held_out: {self.held_out}, but the running graph serves models that have "
+                    "seen all but the validation items; take it out"
+                )
             return self
         if served or self.load != LoadConfig():
             raise ValueError(
