@@ -54,8 +54,8 @@ def says(histories: list[History]) -> NDArray[np.float32]:
     return np.asarray(np.log(shares / shares.sum(axis=1, keepdims=True)), np.float32)
 
 
-def judge_of(events: Interactions) -> RetrievalJudge:
-    known = without_test_items(events, N_ITEMS, VECTORS)
+def judge_of(events: Interactions, held_out: int = 1) -> RetrievalJudge:
+    known = without_test_items(events, N_ITEMS, VECTORS, held_out)
     asked = known.held_out
     return RetrievalJudge(known, Opinion(says(asked.histories), asked.histories), asked)
 
@@ -89,6 +89,14 @@ def test_a_trial_is_the_mean_of_what_a_search_of_the_pipeline_says_of_its_source
     found = score(judge, settings)
     assert found["ndcg@10"] == pytest.approx(np.mean([one["ndcg@10"] for one in cuts]))
     assert len({one["ndcg@10"] for one in cuts}) > 1
+
+
+def test_where_users_are_asked_about_often_one_cut_is_enough(tmp_path: Path) -> None:
+    judge, settings = judge_of(world(), held_out=5), config(tmp_path, seed=2)
+    sources = fit_sources(judge.known, settings)
+    evidence = gather(sources, judge.opinion, judge.asked, max(KS), N_ITEMS)
+    cut = settings.model_copy(update={"seed": CUTS * 2})
+    assert score(judge, settings) == pytest.approx(judge_pipeline(evidence, cut, KS))
 
 
 def test_a_setting_of_a_source_makes_a_difference_where_it_should(tmp_path: Path) -> None:

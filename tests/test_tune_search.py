@@ -237,6 +237,22 @@ def test_a_search_on_another_configuration_leaves_the_models_of_the_workspace_al
     assert inputs("models.als.factors=4") == (other, set())
 
 
+def test_models_that_have_not_seen_several_items_of_each_user_are_kept_apart(shop: Path) -> None:
+    space = {"candidates.depth": {"type": "integer", "low": 10, "high": 40}}
+    changes = {"name": "pipeline", "search": "pipeline", "scheduler": None, "space": space}
+
+    def fitted(held_out: int) -> set[str]:
+        search, report = load_search(write(shop, **changes, held_out=held_out)), Silent()
+        prepare(search, create_run(search), report)
+        return {stage.name for stage in report.finished if not stage.reused}
+
+    fitted(1)
+    before = model_files(shop / "workspace")
+    assert {"models/als", "models/transitions", "models/item_lm", "index"} <= fitted(3)
+    assert model_files(shop / "workspace") == before
+    assert (fitted(1), fitted(3)) == (set(), set())
+
+
 def with_fewer_events(shop: Path, config: HeliographConfig) -> Path:
     """Write a configuration of a workspace of its own, whose events lack the last one."""
     lines = (shop / "events.csv").read_text().splitlines(keepends=True)
@@ -321,6 +337,7 @@ def test_the_winner_of_every_search_is_promoted(
     changes: dict[str, Any] = {
         "name": searched.replace("_", "-"), "search": searched,
         "scheduler": None, "searcher": "random",
+        "held_out": 3 if searched == "retrieval" else 1,  # what is promoted has seen all but one
         "overrides": [f"{path}={first}" for path, (first, _) in values.items()],
         "space": {path: {"type": "choice", "values": both} for path, both in values.items()},
         "budget": {"trials": 8, "concurrency": 1}, "repeat": {"best": 0},

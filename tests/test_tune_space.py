@@ -111,6 +111,14 @@ def test_an_empty_space_a_zero_budget_and_an_endless_one_are_refused(tmp_path: P
     assert "would never end" in refused(tmp_path, budget={})
 
 
+def test_the_running_graph_is_judged_by_validation_items_alone(tmp_path: Path) -> None:
+    space = {"candidates.depth": {"type": "integer", "low": 10, "high": 40}}
+    with pytest.raises(ConfigError, match="held_out: 3, but the running graph"):
+        make_search(tmp_path, search="serving", space=space, held_out=3)
+    with pytest.raises(ConfigError, match="held_out"):
+        make_search(tmp_path, held_out=0)
+
+
 def test_objectives_are_names_of_the_evaluation(tmp_path: Path) -> None:
     assert "recall" in refused(tmp_path, objectives=["accuracy@10"])
     assert "cut-off" in refused(tmp_path, objectives=["ndcg@0"])

@@ -68,10 +68,11 @@ def with_other_test_items(events: Interactions) -> Interactions:
     return replace(events, items=items)
 
 
-def test_no_object_that_a_trial_is_given_contains_a_test_item() -> None:
+@pytest.mark.parametrize("held_out", [1, 4])
+def test_no_object_that_a_trial_is_given_contains_a_test_item(held_out: int) -> None:
     events = world()
-    known = without_test_items(events, N_ITEMS, VECTORS)
-    other = without_test_items(with_other_test_items(events), N_ITEMS, VECTORS)
+    known = without_test_items(events, N_ITEMS, VECTORS, held_out)
+    other = without_test_items(with_other_test_items(events), N_ITEMS, VECTORS, held_out)
     assert pickle.dumps(known) == pickle.dumps(other)
     assert (
         leave_one_out(events).test.tolist()
@@ -90,6 +91,33 @@ def test_validation_items_are_those_of_the_evaluation() -> None:
     known, split = without_test_items(events, N_ITEMS, None), leave_one_out(events)
     np.testing.assert_array_equal(known.held_out.targets, split.validation)
     np.testing.assert_array_equal(known.train.items, split.train.items)
+
+
+@pytest.mark.parametrize("held_out", [2, 4, 100])
+def test_several_items_of_each_user_judge_and_are_not_learnt_from(held_out: int) -> None:
+    events = world()
+    known, split = without_test_items(events, N_ITEMS, None, held_out), leave_one_out(events)
+    asked = known.held_out
+    for user, validation in zip(split.users, split.validation, strict=True):
+        history = np.append(split.train.history(user), validation)
+        learnt = len(known.train.history(user))
+        rows = np.flatnonzero(asked.owners == user)
+        assert len(rows) == min(held_out, 1 + (len(history) - 1) // 3)
+        assert learnt + len(rows) == len(history)
+        for place, row in enumerate(rows, start=learnt):
+            np.testing.assert_array_equal(asked.histories[row], history[:place])
+            assert asked.targets[row] == history[place]
+    others = np.setdiff1d(np.arange(len(events.user_ids)), split.users)
+    for user in others:  # they have too few events to judge by
+        np.testing.assert_array_equal(known.train.history(user), events.history(user))
+
+
+def test_halves_keep_all_that_is_asked_about_a_user_together() -> None:
+    owners = np.repeat(np.arange(0, 70, 7), np.arange(1, 11))
+    first, second = halves(owners, 3)
+    assert sorted([*first, *second]) == list(range(len(owners)))
+    assert len(set(owners[first])) == len(set(owners[second])) == 5
+    assert not set(owners[first]) & set(owners[second])
 
 
 def config(folder: Path, **settings: object) -> HeliographConfig:
