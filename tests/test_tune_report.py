@@ -92,6 +92,13 @@ def test_it_says_who_has_won_and_shows_every_trial(html: str, search: Search) ->
     assert f"failed: {NASTY}" in page.text
 
 
+def test_it_says_what_trials_were_judged_by(html: str, search: Search) -> None:
+    assert "judged by the validation item of each user." in html
+    settings = search.settings.model_copy(update={"held_out": 8})
+    page = render(replace(search, settings=settings), Record(events(search)), "item-lm-1")
+    assert "judged by the last 8 items of each user before the test item" in page
+
+
 def test_it_draws_curves_settings_importance_and_the_front(html: str) -> None:
     labels = [value for name, value in Page(html).attributes if name == "aria-label"]
     drawn = " | ".join(labels)
