@@ -42,6 +42,10 @@ from heliograph_serve.rulebook import ChangedVectors, RuleBook, Vectors, ranked_
 from heliograph_serve.served import Grounds, Served
 from heliograph_serve.stage import Stage, StageUnavailable
 
+FEW = 16
+"""Queries that are away of one replica, below which another batch leaves beside them: up to here
+the way takes longer than the work."""
+
 
 @dataclass(frozen=True)
 class Calls:
@@ -112,6 +116,7 @@ class Serving:
             settings.max_batch_size,
             calls.retrieve.size,
             wait_s=settings.batch_wait_ms / 1000,
+            few=FEW,
         )
         self.rank: Stage[Scoring, Ranked] = Stage(
             "rank",
@@ -119,6 +124,7 @@ class Serving:
             settings.max_batch_size,
             queue_of=calls.rank.queue_of,
             wait_s=settings.batch_wait_ms / 1000,
+            few=FEW,
         )
         self.prompts = PromptTokens()
         self._find_similar = calls.similar

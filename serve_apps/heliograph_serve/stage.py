@@ -7,6 +7,9 @@ small.) The next batch leaves before the answers of the last are handed out: the
 this process writes them. Requests that arrive at the same turn of the event loop travel together
 too, also where `send` answers at once.
 
+A few queries are longer on their way than at work. Where requests would wait for that in turn, two
+clients would get no more answers a second than one; so beside a small batch another one leaves.
+
 A stage that keeps failing is left alone for a moment instead of costing every request its
 deadline; then one request tries it again.
 """
@@ -63,6 +66,9 @@ class _Queue(Generic[Query, Answer]):
     away: dict[asyncio.Task[None], float] = field(default_factory=dict)
     """When each batch left."""
 
+    aboard: int = 0
+    """Queries of the batches that are away."""
+
     boarding: int = 0
     """Batches among those away that have not taken their queries yet."""
 
@@ -82,6 +88,7 @@ class Stage(Generic[Query, Answer]):
         queue_of: Callable[[Query], str] = lambda query: "",
         wait_s: float = 0.0,
         at_once: Callable[[Query], Answer | None] = lambda query: None,
+        few: int = 0,
     ) -> None:
         """Call the deployment through `send`, which answers queries in their order.
 
@@ -90,7 +97,8 @@ class Stage(Generic[Query, Answer]):
         Queries of one queue travel together, and at most `max_away` of its batches are away at
         once. For one replica that is one: a step of the ranking engine and a call have a large
         fixed cost, so fewer and larger batches give more requests a second than overlapping ones.
-        A batch that is not full leaves when its first query has waited for `wait_s`.
+        Only while fewer than `few` queries a replica are away, twice as many batches may be. A
+        batch that is not full leaves when its first query has waited for `wait_s`.
         """
         self.name = name
         self._send = send
@@ -99,6 +107,7 @@ class Stage(Generic[Query, Answer]):
         self._queue_of = queue_of
         self._wait_s = wait_s
         self._at_once = at_once
+        self._few = few
         self._queues: defaultdict[str, _Queue[Query, Answer]] = defaultdict(_Queue)
         self._failures = 0
         self._retry_at = 0.0
@@ -167,7 +176,7 @@ class Stage(Generic[Query, Answer]):
         """Let as many batches of a queue leave as there is room and need for."""
         queue = self._queues[name]
         boarded = queue.boarding * self._max_batch_size
-        while len(queue.waiting) > boarded and len(queue.away) < self._max_away():
+        while len(queue.waiting) > boarded and self._has_room(queue):
             loop = asyncio.get_running_loop()
             if self._wait_s and (left_s := self._patience_s(queue, boarded)) > 0:
                 if queue.alarm is None:
@@ -177,6 +186,12 @@ class Stage(Generic[Query, Answer]):
             queue.away[carrying] = time.monotonic()
             queue.boarding += 1
             boarded += self._max_batch_size
+
+    def _has_room(self, queue: _Queue[Query, Answer]) -> bool:
+        at_work, away = self._max_away(), len(queue.away)
+        if away < at_work:
+            return True
+        return away < 2 * at_work and not queue.boarding and queue.aboard < self._few * at_work
 
     def _patience_s(self, queue: _Queue[Query, Answer], boarded: int) -> float:
         """Return how much longer the next batch waits for more queries."""
@@ -193,7 +208,9 @@ class Stage(Generic[Query, Answer]):
         queue.boarding -= 1
         count = min(len(queue.waiting), self._max_batch_size)
         taken = [queue.waiting.popleft() for _ in range(count)]
-        return [one for one in taken if not one.done.done()]  # others gave up
+        batch = [one for one in taken if not one.done.done()]  # others gave up
+        queue.aboard += len(batch)
+        return batch
 
     async def _carry(self, name: str) -> None:
         batch = self._board(self._queues[name])
@@ -211,18 +228,19 @@ class Stage(Generic[Query, Answer]):
                     one.done.set_exception(StageUnavailable(f"{self.name} failed"))
             return
         finally:
-            self._arrived(name)
+            self._arrived(name, len(batch))
         self._failures = 0
         for one, answer in zip(batch, answers, strict=True):
             with contextlib.suppress(asyncio.InvalidStateError):  # the request gave up meanwhile
                 one.done.set_result(answer)
             await asyncio.sleep(0)  # the next batch gets on its way between two answers
 
-    def _arrived(self, name: str) -> None:
+    def _arrived(self, name: str, count: int) -> None:
         task = asyncio.current_task()
         assert task is not None
         queue = self._queues[name]
         del queue.away[task]
+        queue.aboard -= count
         self._depart(name)
         self._forget_if_idle(name)
 
