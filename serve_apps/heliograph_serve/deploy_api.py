@@ -150,6 +150,7 @@ class DeployIngress(Holder[Serving]):
 
     async def smoke(self, bundle_id: str) -> None:
         """See `smoke.check_bundle`."""
+        await self.prepare(bundle_id)  # a replica that has come since the others loaded it does now
         await check_bundle(self.shelf[bundle_id])
 
 
