@@ -1,4 +1,4 @@
-"""Answers in one piece, and clients that hang up: over noted transports, and by real uvicorn."""
+"""Answers in one write, and clients that hang up: over noted transports, and by real uvicorn."""
 
 from __future__ import annotations
 

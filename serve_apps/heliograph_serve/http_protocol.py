@@ -56,7 +56,7 @@ class JoiningTransport:
 
 
 class IngressProtocol(HttpToolsProtocol):
-    """Answers in one piece, and ends the request of a client that has hung up."""
+    """Answers in one write, and ends the request of a client that has hung up."""
 
     _begun: tuple[RequestResponseCycle, asyncio.Task[None]] | None = None
     """The request that was begun last, and what answers it."""
