@@ -185,3 +185,21 @@ def test_requests_on_one_connection_are_answered_in_turn_whether_they_wait_or_no
             assert first == await reader.readuntil(b"0\r\n\r\n")
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_what_a_client_says_of_where_it_comes_from_is_not_believed() -> None:
+    async def scenario() -> None:
+        seen: list[Any] = []
+
+        async def note(scope: Any, receive: Any, send: Any) -> None:
+            seen.extend([scope["client"], scope["scheme"]])
+            await slow_stream(scope, receive, send)
+
+        async with served(note, IngressProtocol) as (reader, writer):
+            ours = writer.get_extra_info("sockname")
+            said = b"x-forwarded-for: 8.8.8.8\r\nx-forwarded-proto: https\r\n"
+            writer.write(REQUEST[:-2] + said + b"\r\n")
+            await reader.readuntil(b"0\r\n\r\n")
+        assert seen == [ours, "http"]
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))

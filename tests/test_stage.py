@@ -85,16 +85,12 @@ def test_requests_of_one_turn_and_those_that_come_meanwhile_travel_together() ->
     asyncio.run(scenario())
 
 
-def test_beside_a_few_queries_another_batch_leaves_and_no_third_one() -> None:
+def test_where_there_is_little_to_do_another_batch_leaves_beside_one_and_no_third() -> None:
     async def scenario() -> None:
         doubler = Doubler()
         doubler.gate.clear()
-        stage = Stage("double", doubler.send, max_batch_size=4, few=2)
-        asked = []
-        for number in range(4):
-            asked.append(asyncio.ensure_future(stage.ask(number, WAIT_S)))
-            for _ in range(5):
-                await asyncio.sleep(0)
+        stage = Stage("double", doubler.send, max_batch_size=4, is_calm=lambda: True)
+        asked = await _asked_in_turn(stage, 4)
         assert doubler.batches == [[0], [1]]
         doubler.gate.set()
         assert await asyncio.gather(*asked) == [0, 2, 4, 6]
@@ -103,31 +99,34 @@ def test_beside_a_few_queries_another_batch_leaves_and_no_third_one() -> None:
     asyncio.run(scenario())
 
 
-def test_beside_many_queries_no_other_batch_leaves_until_they_are_back() -> None:
+def test_where_there_is_much_to_do_no_batch_leaves_until_the_last_is_back() -> None:
     async def scenario() -> None:
         doubler = Doubler()
         doubler.gate.clear()
-        stage = Stage("double", doubler.send, max_batch_size=4, few=2)
-        first = [asyncio.ensure_future(stage.ask(number, WAIT_S)) for number in range(2)]
-        while not doubler.batches:
-            await asyncio.sleep(0)
-        later = asyncio.ensure_future(stage.ask(2, WAIT_S))
+        stage: Stage[int, int] = Stage(
+            "double", doubler.send, max_batch_size=4, is_calm=lambda: stage.under_way < 3
+        )
+        asked = await _asked_in_turn(stage, 1)
+        asked += [asyncio.ensure_future(stage.ask(number, WAIT_S)) for number in (1, 2)]
+        await asyncio.sleep(0)
+        assert stage.under_way == 3
+        assert doubler.batches == [[0]]
+        doubler.gate.set()
+        assert await asyncio.gather(*asked) == [0, 2, 4]
+        assert doubler.batches == [[0], [1, 2]]
+        assert stage.under_way == 0
+
+    asyncio.run(scenario())
+
+
+async def _asked_in_turn(stage: Stage[int, int], count: int) -> list[asyncio.Future[int]]:
+    """Ask for 0, 1, ...; each query has the time to leave before the next one comes."""
+    asked: list[asyncio.Future[int]] = []
+    for number in range(count):
+        asked.append(asyncio.ensure_future(stage.ask(number, WAIT_S)))
         for _ in range(5):
             await asyncio.sleep(0)
-        assert doubler.batches == [[0, 1]]
-        doubler.gate.set()
-        assert await asyncio.gather(*first, later) == [0, 2, 4]
-        doubler.gate.clear()  # what is back is counted no more: a few are away again
-        alone = [asyncio.ensure_future(stage.ask(3, WAIT_S))]
-        while len(doubler.batches) < 3:
-            await asyncio.sleep(0)
-        alone.append(asyncio.ensure_future(stage.ask(4, WAIT_S)))
-        while len(doubler.batches) < 4:
-            await asyncio.sleep(0)
-        doubler.gate.set()
-        assert await asyncio.gather(*alone) == [6, 8]
-
-    asyncio.run(asyncio.wait_for(scenario(), 20))
+    return asked
 
 
 def test_the_next_batch_leaves_before_the_answers_of_the_last_are_handed_out() -> None:

@@ -42,9 +42,9 @@ from heliograph_serve.rulebook import ChangedVectors, RuleBook, Vectors, ranked_
 from heliograph_serve.served import Grounds, Served
 from heliograph_serve.stage import Stage, StageUnavailable
 
-FEW = 16
-"""Queries that are away of one replica, below which another batch leaves beside them: up to here
-the way takes longer than the work."""
+CALM = 16
+"""Requests in both stages below which more batches leave at once: up to here their way takes longer
+than the work. Where there are more, smaller batches would only make the work longer."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Serving:
             settings.max_batch_size,
             calls.retrieve.size,
             wait_s=settings.batch_wait_ms / 1000,
-            few=FEW,
+            is_calm=self._is_calm,
         )
         self.rank: Stage[Scoring, Ranked] = Stage(
             "rank",
@@ -124,11 +124,14 @@ class Serving:
             settings.max_batch_size,
             queue_of=calls.rank.queue_of,
             wait_s=settings.batch_wait_ms / 1000,
-            few=FEW,
+            is_calm=self._is_calm,
         )
         self.prompts = PromptTokens()
         self._find_similar = calls.similar
         self._trace = calls.trace
+
+    def _is_calm(self) -> bool:
+        return self.retrieve.under_way + self.rank.under_way < CALM
 
     async def amended(self, changes: Changes) -> Serving:
         """Return what answers requests after changes of items, by the same stages."""

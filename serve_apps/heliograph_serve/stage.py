@@ -8,7 +8,8 @@ this process writes them. Requests that arrive at the same turn of the event loo
 too, also where `send` answers at once.
 
 A few queries are longer on their way than at work. Where requests would wait for that in turn, two
-clients would get no more answers a second than one; so beside a small batch another one leaves.
+clients would get no more answers a second than one; so while there is little to do, another batch
+leaves beside the one that is away.
 
 A stage that keeps failing is left alone for a moment instead of costing every request its
 deadline; then one request tries it again.
@@ -88,7 +89,7 @@ class Stage(Generic[Query, Answer]):
         queue_of: Callable[[Query], str] = lambda query: "",
         wait_s: float = 0.0,
         at_once: Callable[[Query], Answer | None] = lambda query: None,
-        few: int = 0,
+        is_calm: Callable[[], bool] = lambda: False,
     ) -> None:
         """Call the deployment through `send`, which answers queries in their order.
 
@@ -97,8 +98,8 @@ class Stage(Generic[Query, Answer]):
         Queries of one queue travel together, and at most `max_away` of its batches are away at
         once. For one replica that is one: a step of the ranking engine and a call have a large
         fixed cost, so fewer and larger batches give more requests a second than overlapping ones.
-        Only while fewer than `few` queries a replica are away, twice as many batches may be. A
-        batch that is not full leaves when its first query has waited for `wait_s`.
+        Only while `is_calm` says that there is little to do, twice as many batches may be. A batch
+        that is not full leaves when its first query has waited for `wait_s`.
         """
         self.name = name
         self._send = send
@@ -107,7 +108,7 @@ class Stage(Generic[Query, Answer]):
         self._queue_of = queue_of
         self._wait_s = wait_s
         self._at_once = at_once
-        self._few = few
+        self._is_calm = is_calm
         self._queues: defaultdict[str, _Queue[Query, Answer]] = defaultdict(_Queue)
         self._failures = 0
         self._retry_at = 0.0
@@ -118,6 +119,11 @@ class Stage(Generic[Query, Answer]):
     def waiting(self) -> int:
         """Return how many queries wait for a batch that is away."""
         return sum(len(queue.waiting) for queue in self._queues.values())
+
+    @property
+    def under_way(self) -> int:
+        """Return how many queries wait or are away."""
+        return self.waiting + sum(queue.aboard for queue in self._queues.values())
 
     @property
     def is_open(self) -> bool:
@@ -191,7 +197,7 @@ class Stage(Generic[Query, Answer]):
         at_work, away = self._max_away(), len(queue.away)
         if away < at_work:
             return True
-        return away < 2 * at_work and not queue.boarding and queue.aboard < self._few * at_work
+        return away < 2 * at_work and not queue.boarding and self._is_calm()
 
     def _patience_s(self, queue: _Queue[Query, Answer], boarded: int) -> float:
         """Return how much longer the next batch waits for more queries."""
