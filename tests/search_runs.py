@@ -25,8 +25,8 @@ TRIALS, EPOCHS = 7, 15
 
 COMMAND = (
     # whoever runs these tests in the background has Ctrl-C ignored, and children inherit that
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from heliograph_tune.commands import tune; tune()"
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from heliograph.cli import main; sys.argv.insert(1, 'tune'); main()"
 )
 
 SEARCH: dict[str, Any] = {

@@ -125,13 +125,16 @@ def test_a_search_whose_driver_cluster_and_workers_are_killed_goes_on_and_repeat
     assert outcomes(shop) == outcomes(unbroken)
 
 
-def test_ctrl_c_ends_it_cleanly_and_says_how_to_go_on(shop: Path) -> None:
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_it_cleanly_and_say_how_to_go_on(
+    told: signal.Signals, shop: Path
+) -> None:
     path = write(shop)
     with searching(path) as process:
         journal = shop / "workspace" / "searches" / "item-lm-1" / "journal.jsonl"
         wait_for(lambda: journal.is_file() and len(finished(shop)) >= 1, process)
         family = descendants(process.pid)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(told)
         output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert f"heliograph tune {path} --resume" in output.replace("\n", "")

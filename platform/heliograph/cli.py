@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -286,10 +287,14 @@ def add_commands() -> None:
 
 
 def main() -> None:
-    """Run the command line; mistakes in the input are one line on standard error, no traceback."""
+    """Run the command line; mistakes in the input are one line on standard error, no traceback.
+
+    SIGTERM ends a command as Ctrl-C does: it cleans up and says how to go on.
+    """
     from heliograph.client import EndpointError
     from heliograph.config_file import ConfigError
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     add_commands()
     try:
         app()

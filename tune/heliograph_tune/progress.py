@@ -30,9 +30,15 @@ if TYPE_CHECKING:
 SHOWN = 5
 """Configurations in the table."""
 
+SAID_EVERY_S = 60.0
+"""Where nothing can be redrawn: between two lines."""
+
 
 class SearchProgress:
-    """A table of the best trials and a line of counts, redrawn as trials report."""
+    """A table of the best trials and a line of counts, redrawn as trials report.
+
+    In a file or a pipe, where nothing can be redrawn, it is a line each minute.
+    """
 
     def __init__(self, console: Console, search: Search, record: Record) -> None:
         """Begin with what an earlier sitting has recorded."""
@@ -41,6 +47,8 @@ class SearchProgress:
         self.steps: dict[int, Step] = {}
         self._spent = record.spent_s
         self._began: float | None = None
+        self._said = 0.0
+        self._console = console
         self._lock = threading.Lock()  # the table is drawn in a thread of its own
         self._live = Live(
             console=console, get_renderable=self._draw, refresh_per_second=2, transient=True
@@ -70,6 +78,23 @@ class SearchProgress:
             self.record.note(event)
             if isinstance(event, Finished):
                 self.steps.pop(number, None)
+                self._say_seldom()
+
+    def _say_seldom(self) -> None:
+        now = time.monotonic()
+        if self._console.is_terminal or now < self._said + SAID_EVERY_S:
+            return
+        self._said = now
+        self._console.print(f"{self._best()}{self._line()}", soft_wrap=True, highlight=False)
+
+    def _best(self) -> str:
+        """Say which trial is ahead, if any is."""
+        ranked = by_score(self.search, self.record)
+        if not ranked:
+            return ""
+        metrics = self.record.finished[ranked[0]].metrics
+        name = "as it stands" if ranked[0] == BASELINE else f"trial {ranked[0]}"
+        return f"best: {name}, {reached(self.search.settings, metrics)}; "
 
     def _draw(self) -> Group:
         with self._lock:
