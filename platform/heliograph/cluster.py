@@ -45,6 +45,8 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     # a HAProxy that has died is started again after three checks: seconds, not half a minute
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.25",
+    # the controller looks whether all is as it should be ten times a second, all day; four will do
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
     # Ray starts workers at niceness 15; replicas that answer requests are not background work
     "RAY_worker_niceness": "0",
     # Ray looks for new log files ten times a second, all day, if there are fewer than this many
