@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -47,7 +48,7 @@ class SearchProgress:
         self.steps: dict[int, Step] = {}
         self._spent = record.spent_s
         self._began: float | None = None
-        self._said = 0.0
+        self._said = -math.inf
         self._console = console
         self._lock = threading.Lock()  # the table is drawn in a thread of its own
         self._live = Live(
