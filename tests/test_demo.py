@@ -33,7 +33,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def demo(workspace: Path, mark: str, port: int, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    settings = [f"workspace={workspace}", "train.epochs=2", f"serve.port={port}"]
+    settings = [
+        f"workspace={workspace}",
+        f"serve.port={port}",
+        "train.epochs=2",
+        "ranking.min_users=1000",  # or it would be seen that an item LM of two epochs is no help
+    ]
     overrides = [part for setting in settings for part in ("--set", setting)]
     process = subprocess.Popen(
         [sys.executable, str(DEMO), *overrides, *arguments],
