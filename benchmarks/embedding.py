@@ -6,14 +6,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from figures import FASTEST, ITEMS, SLOWEST, Plan, Row, tell
+from figures import ITEMS, Plan, Row, tell
 from heliograph.bundle import open_bundle
 from heliograph.cluster import ray_cluster
 from heliograph.config import EmbeddingConfig
@@ -41,24 +40,21 @@ def measure_embedding(plan: Plan) -> list[Row]:
 
     _require_same(ours.encode(texts[:BATCH]), np.asarray(encode())[:BATCH])  # also the warm-up
     rows = [
-        _row(plan, f"{SENTENCE_TRANSFORMERS}, batch_size={BATCH}", len(texts), encode),
-        _row(plan, "Encoder, in process", len(texts), lambda: ours.encode(texts)),
+        _row(f"{SENTENCE_TRANSFORMERS}, batch_size={BATCH}", len(texts), _seconds(encode)),
+        _row("Encoder, in process", len(texts), _seconds(lambda: ours.encode(texts))),
     ]
-    return rows + _stage(plan, texts, config)
+    return rows + _stage(texts, config)
 
 
-def _stage(plan: Plan, texts: list[str], config: EmbeddingConfig) -> list[Row]:
+def _stage(texts: list[str], config: EmbeddingConfig) -> list[Row]:
     """Measure the stage with and without what it costs to embed a single text."""
     with ray_cluster():
         _embed_anew(texts[:1], config)  # Ray's first job on a new cluster starts its workers
-        fixed = median(
-            _seconds(lambda: _embed_anew(texts[:1], config)) for _ in range(plan.repeats)
-        )
-        times = [_seconds(lambda: _embed_anew(texts, config)) for _ in range(plan.repeats)]
-    rows = [_told("embed stage over Ray Data", len(texts), times)]
-    if fixed < min(times) / 2:  # else the difference of two long times would mean nothing
-        work = [took - fixed for took in times]
-        rows.append(_told("embed stage, without actor start", len(texts), work))
+        fixed = _seconds(lambda: _embed_anew(texts[:1], config))
+        took = _seconds(lambda: _embed_anew(texts, config))
+    rows = [_row("embed stage over Ray Data", len(texts), took)]
+    if fixed < took / 2:  # else the difference of two long times would mean nothing
+        rows.append(_row("embed stage, without actor start", len(texts), took - fixed))
     return rows
 
 
@@ -67,15 +63,10 @@ def _embed_anew(texts: list[str], config: EmbeddingConfig) -> None:
         embed(texts, config, Path(folder), lambda count: None)
 
 
-def _row(plan: Plan, name: str, count: int, work: Callable[[], object]) -> Row:
-    return _told(name, count, [_seconds(work) for _ in range(plan.repeats)])
-
-
-def _told(name: str, count: int, times: list[float]) -> Row:
-    rates = sorted(count / took for took in times)
-    figures = {ITEMS: count / median(times), SLOWEST: rates[0], FASTEST: rates[-1]}
-    tell(EMBEDDING, name, figures)
-    return Row(EMBEDDING, name, figures)
+def _row(name: str, count: int, took: float) -> Row:
+    row = Row(EMBEDDING, name, {ITEMS: count / took})
+    tell(row.group, row.name, row.figures)
+    return row
 
 
 def _seconds(work: Callable[[], object]) -> float:

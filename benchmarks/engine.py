@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from figures import Plan, Row, repeat, timed
+from figures import Plan, Row, row_of, timed
 from heliograph.bundle import open_bundle
 from heliograph.config import ServeConfig
 from heliograph.ranking.engine import Best, Query
@@ -55,15 +55,15 @@ def _measure(plan: Plan, group: str, title: str, rank: Rank) -> list[Row]:
     queries = queries_of(open_bundle(plan.bundle), ITEMS)
     rank(queries[:1])  # the first request is slow
 
-    def row(name: str, size: int, seconds: float | None, times: int) -> Row:
-        once = partial(timed, _calls(rank, queries, size), size, seconds)
-        return repeat(group, f"{title}: {name}", times, once)
+    def row(name: str, size: int, seconds: float | None) -> Row:
+        run = timed(_calls(rank, queries, size), size, seconds)
+        return row_of(group, f"{title}: {name}", run)
 
     return [
-        row(f"{FIRST_VISIT}, batches of {BATCH}", BATCH, None, times=1),
-        row(ONE_AT_A_TIME, 1, plan.seconds, plan.repeats),
-        row(f"batches of {BATCH}", BATCH, plan.seconds, plan.repeats),
-        row(f"{AT_ONCE} at once", AT_ONCE, plan.seconds, plan.repeats),
+        row(f"{FIRST_VISIT}, batches of {BATCH}", BATCH, None),
+        row(ONE_AT_A_TIME, 1, plan.seconds),
+        row(f"batches of {BATCH}", BATCH, plan.seconds),
+        row(f"{AT_ONCE} at once", AT_ONCE, plan.seconds),
     ]
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 REQUESTS = "requests/s"
 ITEMS = "items/s"
-SLOWEST = "slowest run"
-FASTEST = "fastest run"
+LOWEST = "lowest"
+HIGHEST = "highest"
 PERCENTILES = {"p50 ms": 50, "p95 ms": 95, "p99 ms": 99}
 P50 = "p50 ms"
 
@@ -26,7 +26,6 @@ class Plan:
     seconds: float
     """Of one run, after its warm-up."""
 
-    repeats: int
     texts: int | None
     """Texts to embed; None: the whole catalogue."""
 
@@ -57,20 +56,18 @@ class Row:
     note: str = ""
 
 
-def repeat(group: str, name: str, times: int, once: Callable[[], Run], note: str = "") -> Row:
-    """Take a measurement several times, telling each, and keep the median run."""
-    runs = []
-    for _ in range(times):
-        runs.append(once())
-        tell(group, name, percentiles(runs[-1]) | {REQUESTS: runs[-1].rate})
-    return Row(group, name, summary(runs), note)
+def row_of(group: str, name: str, run: Run) -> Row:
+    """Tell the figures of a run and return them."""
+    row = Row(group, name, {REQUESTS: run.rate} | percentiles(run))
+    tell(group, name, row.figures)
+    return row
 
 
 def summary(runs: Sequence[Run]) -> dict[str, float]:
     """Return the figures of the median run by rate, and the rates of the slowest and fastest."""
     ordered = sorted(runs, key=lambda run: run.rate)
     median = ordered[(len(ordered) - 1) // 2]  # of an even number the slower one
-    spread = {SLOWEST: ordered[0].rate, FASTEST: ordered[-1].rate}
+    spread = {LOWEST: ordered[0].rate, HIGHEST: ordered[-1].rate}
     return {REQUESTS: median.rate} | percentiles(median) | spread
 
 

@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from figures import FASTEST, REQUESTS, SLOWEST, number, summary, timed
+from figures import HIGHEST, LOWEST, REQUESTS, number, summary, timed
 from heliograph.config import IndexConfig
 from heliograph.index import VectorIndex
 from heliograph.workspace import write_json
@@ -123,7 +123,7 @@ def unit(vectors: NDArray[np.floating]) -> Vectors:
 
 def tell(row: dict[str, object], figures: dict[str, float]) -> None:
     """Print one line."""
-    shown = "  ".join(f"{name} {number(figures[name])}" for name in (REQUESTS, SLOWEST, FASTEST))
+    shown = "  ".join(f"{name} {number(figures[name])}" for name in (REQUESTS, LOWEST, HIGHEST))
     print(
         f"{row['type']:<5} filter {row['share']:<5}  recall@100 {row['recall@100']:.4f}  {shown}  "
         f"built in {row['build_s']:.1f} s",

@@ -1,12 +1,11 @@
-"""One endpoint under a closed loop of a number of clients, several times over."""
+"""One endpoint under a closed loop of a number of clients."""
 
 from __future__ import annotations
 
 import socket
 from collections import Counter
-from dataclasses import dataclass, field
 
-from figures import Plan, Row, Run, repeat
+from figures import Plan, Row, row_of
 from isolation import isolated
 from load import Load, run_load
 
@@ -21,29 +20,12 @@ CLIENT_CPU = "client CPU %"
 MIN_GENERATIVE = 99.0
 
 
-@dataclass
-class Level:
-    """The runs of one load, each from a client process of its own."""
-
-    load: Load
-    tiers: Counter[str] = field(default_factory=Counter)
-    client_cpu: float = 0.0
-
-    def run(self) -> Run:
-        """Take one run."""
-        outcome = isolated((self.load.seconds or 60.0) * 2 + AROUND_RUN_S, run_load, self.load)
-        self.tiers += outcome.tiers
-        self.client_cpu = max(self.client_cpu, outcome.client_cpu)
-        return outcome.run
-
-
 def measure_level(
     plan: Plan, group: str, port: int, requests: list[bytes], clients: int, items: int | None = None
 ) -> Row:
-    """Send requests round and round, after a warm-up, and keep the median run."""
+    """Send requests round and round, after a warm-up."""
     load = Load(port, requests, clients, plan.seconds, WARM_UP * plan.seconds, items)
-    name = "1 client" if clients == 1 else f"{clients} clients"
-    return _row(group, name, Level(load), plan.repeats)
+    return _row(group, "1 client" if clients == 1 else f"{clients} clients", load)
 
 
 def measure_first_visit(
@@ -51,7 +33,7 @@ def measure_first_visit(
 ) -> Row:
     """Send every request once."""
     load = Load(port, requests, clients, None, items=items)
-    return _row(group, f"{name}, {clients} clients", Level(load), times=1)
+    return _row(group, f"{name}, {clients} clients", load)
 
 
 def free_port() -> int:
@@ -61,13 +43,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _row(group: str, name: str, level: Level, times: int) -> Row:
-    row = repeat(group, name, times, level.run)
-    figures = row.figures | {CLIENT_CPU: 100 * level.client_cpu}
-    if level.load.items is None:
+def _row(group: str, name: str, load: Load) -> Row:
+    """Take a run, from a client process of its own."""
+    outcome = isolated((load.seconds or 60.0) * 2 + AROUND_RUN_S, run_load, load)
+    row = row_of(group, name, outcome.run)
+    figures = row.figures | {CLIENT_CPU: 100 * outcome.client_cpu}
+    if load.items is None:
         return Row(group, name, figures)
-    generative = 100 * level.tiers["generative"] / level.tiers.total()
-    return Row(group, name, figures | {GENERATIVE: generative}, tier_note(level.tiers))
+    generative = 100 * outcome.tiers["generative"] / outcome.tiers.total()
+    return Row(group, name, figures | {GENERATIVE: generative}, tier_note(outcome.tiers))
 
 
 def tier_note(tiers: Counter[str]) -> str:

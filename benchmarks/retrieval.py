@@ -10,7 +10,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from figures import Plan, Row, repeat, timed
+from figures import Plan, Row, row_of, timed
 from heliograph.bundle import open_bundle
 from heliograph.index import VectorIndex
 from heliograph.interactions import History
@@ -52,8 +52,8 @@ def _one_and_batches(
     for size in (1, BATCH):
         starts = range(0, max(1, len(queries) - size + 1), size)
         calls = [partial(work, queries[start : start + size]) for start in starts]
-        once = partial(timed, calls, min(size, len(queries)), plan.seconds)
-        rows.append(repeat(GROUP, f"{name}: {_title(size)}", plan.repeats, once))
+        run = timed(calls, min(size, len(queries)), plan.seconds)
+        rows.append(row_of(GROUP, f"{name}: {_title(size)}", run))
     return rows
 
 

@@ -1,4 +1,7 @@
-"""The order of the measurements: each group in a process of its own, one after the other.
+"""The order of the measurements: each group in a process of its own, one after the other, in turns.
+
+A machine that others use too is now faster and now slower, for minutes. What is compared is
+therefore measured close together, and then again.
 
 Nothing heavy is imported here, since what this process holds would share its pages with the
 graph and make that look smaller.
@@ -17,6 +20,7 @@ from isolation import exit_on_sigterm, isolated, stderr_in
 from machine import cores, describe_machine
 from ratios import ratios
 from report import write_report
+from turns import over_turns
 
 HERE = Path(__file__).resolve().parent
 BUNDLES = HERE.parent / "examples" / "movielens" / "workspace" / "bundles"
@@ -31,19 +35,23 @@ START_S = 900.0
 
 
 def main() -> None:
-    """Measure group by group; what has been measured is written after each."""
+    """Measure group by group, turn by turn; what has been measured is written after each."""
     exit_on_sigterm()
     arguments = parse_arguments()
     require_bundle(arguments.bundle)
-    plan = Plan(arguments.bundle, arguments.seconds, arguments.repeats, arguments.texts)
-    facts = describe_machine() | describe_plan(plan)
-    timeout_s = START_S + RUNS * plan.repeats * plan.seconds * 2
-    rows: list[Row] = []
-    for name in arguments.only:
-        with stderr_in(arguments.out / LOG):
-            rows += isolated(timeout_s, GROUPS[name], plan)
-        write_report(arguments.out, facts, [*ratios(rows), *rows])
-    for ratio in ratios(rows):
+    plan = Plan(arguments.bundle, arguments.seconds, arguments.texts)
+    facts = describe_machine() | describe_plan(plan, arguments.turns)
+    timeout_s = START_S + RUNS * plan.seconds * 2
+    turns: list[list[Row]] = []
+    for turn in range(arguments.turns):
+        print(f"turn {turn + 1} of {arguments.turns}", flush=True)
+        turns.append([])
+        for name in arguments.only:
+            with stderr_in(arguments.out / LOG):
+                turns[-1] += isolated(timeout_s, GROUPS[name], plan)
+            compared = over_turns([ratios(rows) for rows in turns])
+            write_report(arguments.out, facts, [*compared, *over_turns(turns)])
+    for ratio in compared:
         tell(ratio.group, ratio.name, ratio.figures)
     print(f"written to {arguments.out / 'results.md'}")
 
@@ -52,8 +60,8 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("bundle", type=Path, nargs="?", default=BUNDLES, metavar="BUNDLE")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of one run (default: 10)")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of a kind (default: 3)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of one run (default: 3)")
+    parser.add_argument("--turns", type=positive, default=3, help="runs of a kind (default: 3)")
     parser.add_argument("--texts", type=int, help="texts to embed (default: the whole catalogue)")
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
@@ -69,11 +77,18 @@ def require_bundle(path: Path) -> None:
         )
 
 
-def describe_plan(plan: Plan) -> dict[str, object]:
+def positive(text: str) -> int:
+    """Read a number of turns."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def describe_plan(plan: Plan, turns: int) -> dict[str, object]:
     """Say how the measurements are taken, for the head of the results."""
     return {
         "bundle": next(plan.bundle.rglob("manifest.json")).parent.name,
-        "runs": f"{plan.repeats} of {plan.seconds:g} s each; the median run by rate is shown",
+        "turns": f"{turns}, with a run of {plan.seconds:g} s of each kind; the median run is shown",
     }
 
 
@@ -100,7 +115,7 @@ def engine(plan: Plan) -> list[Row]:
     ]
     # as served comes first
     runs.sort(key=lambda run: run[1]["engine"] != settings.engine)
-    timeout_s = START_S + RUNS * plan.repeats * plan.seconds
+    timeout_s = START_S + RUNS * plan.seconds
     return [
         row
         for measure, variant in runs

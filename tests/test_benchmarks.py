@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from figures import FASTEST, P50, REQUESTS, SLOWEST, Row, Run, number, summary, timed
+from figures import HIGHEST, LOWEST, P50, REQUESTS, Row, Run, number, summary, timed
 from heliograph.load import LoadError, http_request
 from isolation import isolated
 from levels import tier_note
@@ -23,6 +23,7 @@ from load import Load, run_load, tier_of
 from ratios import EMBEDDING, ENGINE, GRAPH, LIMIT, NOOP, RAW_ENGINE, TARGET, VALUE, ratios
 from report import table, write_report
 from suite import GROUPS, require_bundle
+from turns import over_turns
 
 
 def run_of(latencies_ms: list[float], seconds: float) -> Run:
@@ -36,7 +37,7 @@ def rate(group: str, name: str, requests: float, p50: float = 1.0, note: str = "
 def test_the_summary_is_that_of_the_median_run_with_the_spread_of_all() -> None:
     runs = [run_of([10.0] * 30, 1.0), run_of([1.0] * 10, 1.0), run_of([5.0, 7.0] * 10, 1.0)]
     figures = summary(runs)
-    assert (figures[REQUESTS], figures[SLOWEST], figures[FASTEST]) == (20.0, 10.0, 30.0)
+    assert (figures[REQUESTS], figures[LOWEST], figures[HIGHEST]) == (20.0, 10.0, 30.0)
     assert figures[P50] == 6.0
     assert figures["p99 ms"] == 7.0
 
@@ -114,6 +115,23 @@ def test_the_median_engine_latency_is_that_of_the_engine_as_it_is_served() -> No
         rate(GRAPH, "1 client", 100.0, p50=12.0),
     ]
     assert ratios(rows)[-1].figures == {VALUE: 3.0}
+
+
+def test_of_several_turns_the_median_counts_with_the_spread_of_all() -> None:
+    turns = [[rate("g", "one", requests, p50=requests)] for requests in (30.0, 10.0, 20.0)]
+    (row,) = over_turns(turns)
+    assert row.figures == {REQUESTS: 20.0, P50: 20.0, LOWEST: 10.0, HIGHEST: 30.0}
+    assert over_turns(turns[:2])[0].figures[REQUESTS] == 10.0
+
+
+def test_rows_of_turns_stay_in_their_order_and_one_that_a_turn_lacks_is_kept() -> None:
+    one, two = rate("g", "one", 1.0), rate("g", "two", 2.0)
+    assert [row.name for row in over_turns([[one], [one, two]])] == ["one", "two"]
+
+
+def test_a_mark_of_any_turn_is_kept() -> None:
+    marked = rate("g", "one", 5.0, note="NOT THE FULL GRAPH")
+    assert over_turns([[marked], [rate("g", "one", 1.0)]])[0].note == marked.note
 
 
 def test_embedding_is_compared_with_sentence_transformers() -> None:
