@@ -56,7 +56,7 @@ def _measure(plan: Plan, group: str, title: str, rank: Rank) -> list[Row]:
     rank(queries[:1])  # the first request is slow
 
     def row(name: str, size: int, seconds: float | None) -> Row:
-        run = timed(_calls(rank, queries, size), size, seconds)
+        run = timed(calls_of(rank, queries, size), size, seconds)
         return row_of(group, f"{title}: {name}", run)
 
     return [
@@ -67,7 +67,7 @@ def _measure(plan: Plan, group: str, title: str, rank: Rank) -> list[Row]:
     ]
 
 
-def _calls(rank: Rank, queries: list[Query], size: int) -> list[Callable[[], object]]:
+def calls_of(rank: Rank, queries: list[Query], size: int) -> list[Callable[[], object]]:
     """Return one call for every `size` users, the last one filled up with the first users."""
     users = len(queries)
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -68,6 +68,19 @@ def stderr_in(path: Path) -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(before, 2)
         os.close(before)
+
+
+@contextmanager
+def halted(but: Container[int]) -> Iterator[None]:
+    """Halt every process that this one has started, except for some, as long as the block runs."""
+    others = [one for one in psutil.Process().children(recursive=True) if one.pid not in but]
+    try:
+        for process in others:
+            process.suspend()
+        yield
+    finally:
+        for process in reversed(others):
+            process.resume()
 
 
 def exit_on_sigterm() -> None:

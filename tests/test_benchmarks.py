@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -13,13 +15,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from figures import HIGHEST, LOWEST, P50, REQUESTS, Row, Run, number, summary, timed
 from heliograph.load import LoadError, http_request
-from isolation import isolated
+from isolation import halted, isolated
 from levels import tier_note
 from load import Load, run_load, tier_of
+from processes import wait_until
 from ratios import EMBEDDING, ENGINE, GRAPH, LIMIT, NOOP, RAW_ENGINE, TARGET, VALUE, ratios
 from report import table, write_report
 from suite import GROUPS, require_bundle
@@ -132,6 +136,21 @@ def test_rows_of_turns_stay_in_their_order_and_one_that_a_turn_lacks_is_kept() -
 def test_a_mark_of_any_turn_is_kept() -> None:
     marked = rate("g", "one", 5.0, note="NOT THE FULL GRAPH")
     assert over_turns([[marked], [rate("g", "one", 1.0)]])[0].note == marked.note
+
+
+def test_what_is_not_at_work_is_halted_and_goes_on_afterwards() -> None:
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(sleeping) as halts, subprocess.Popen(sleeping) as works:
+
+        def stopped() -> list[bool]:
+            states = [psutil.Process(one.pid).status() for one in (halts, works)]
+            return [state == psutil.STATUS_STOPPED for state in states]
+
+        with halted(but={works.pid}):
+            wait_until(lambda: stopped() == [True, False])
+        wait_until(lambda: stopped() == [False, False])
+        halts.kill()
+        works.kill()
 
 
 def test_embedding_is_compared_with_sentence_transformers() -> None:
