@@ -39,17 +39,18 @@ from machine import cores, describe_machine
 from noop import measure_noop
 from ratios import LATENCY_LIMIT_MS, ONE_CLIENT, THROUGHPUT_TARGET
 from raw_engine import RawEngine
-from suite import BUNDLES, HERE, START_S
+from suite import BUNDLES, HERE, START_S, positive
 from workload import ITEMS, queries_of, users_of
 
 LOOP_S = 0.5
+"""Of a loop that tells how fast the machine is at that moment."""
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("bundle", type=Path, nargs="?", default=BUNDLES, metavar="BUNDLE")
-    parser.add_argument("--rounds", type=int, default=10, help="default: 10")
+    parser.add_argument("--rounds", type=positive, default=10, help="default: 10")
     parser.add_argument("--seconds", type=float, default=3.0, help="of a turn (default: 3)")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "reach.json")
     arguments = parser.parse_args()
@@ -70,6 +71,7 @@ def measure(plan: Plan, rounds: int) -> dict[str, object]:
     with workers(1) as engine, workers(2) as loops, running_graph(bundle.folder, settings):
         isolated(AROUND_RUN_S, run_load, Load(settings.port, asked, 64, None, items=ITEMS))
         engine.submit(turn, plan.bundle, AT_ONCE, cores(), None).result()
+        both_at_once(loops)  # a pool starts its processes when it first needs them
         for _ in range(rounds):
             with halted(but=pids(engine, loops)):
                 both = both_at_once(loops)

@@ -78,7 +78,7 @@ def require_bundle(path: Path) -> None:
 
 
 def positive(text: str) -> int:
-    """Read a number of turns."""
+    """Read a number of at least 1."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
