@@ -307,7 +307,7 @@ def test_a_file_that_is_rotated_is_finished_and_the_new_one_followed(tmp_path: P
         with source.open("a") as file:
             file.write(lines("e"))
         wait_for(endpoint, "a", "b", "d", "c", "e")
-        assert noted(tmp_path) == len(lines("c", "e"))
+    assert noted(tmp_path) == len(lines("c", "e"))  # once it has ended: notes follow the answer
     assert not (tmp_path / "rejected").exists()
 
 
