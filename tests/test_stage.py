@@ -119,6 +119,24 @@ def test_where_there_is_much_to_do_no_batch_leaves_until_the_last_is_back() -> N
     asyncio.run(scenario())
 
 
+def test_a_full_batch_leaves_beside_another_one_and_no_third_however_much_there_is_to_do() -> None:
+    async def scenario() -> None:
+        doubler = Doubler()
+        doubler.gate.clear()
+        stage = Stage("double", doubler.send, max_batch_size=4, is_calm=lambda: False)
+        asked = await _asked_in_turn(stage, 4)
+        assert doubler.batches == [[0]]  # three more are no full batch
+        asked += [asyncio.ensure_future(stage.ask(number, WAIT_S)) for number in range(4, 13)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert doubler.batches == [[0], [1, 2, 3, 4]]
+        doubler.gate.set()
+        assert await asyncio.gather(*asked) == [2 * number for number in range(13)]
+        assert [len(batch) for batch in doubler.batches] == [1, 4, 4, 4]
+
+    asyncio.run(scenario())
+
+
 async def _asked_in_turn(stage: Stage[int, int], count: int) -> list[asyncio.Future[int]]:
     """Ask for 0, 1, ...; each query has the time to leave before the next one comes."""
     asked: list[asyncio.Future[int]] = []

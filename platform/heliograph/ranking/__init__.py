@@ -78,12 +78,14 @@ def sourced(
     Returns:
         A one-row batch, its evidence used up.
     """
-    is_candidate = candidates.items[0] == items[:, None]
-    places = is_candidate.argmax(axis=1)
-    known = is_candidate[np.arange(len(items)), places]
-    proposers = np.where(known, candidates.proposers[0, places], FROM_ITEM_LM).astype(np.uint8)
+    # a few numbers: quicker than by numpy
+    known = dict(zip(candidates.items[0].tolist(), candidates.proposers[0].tolist(), strict=True))
+    proposers = [known.get(item, FROM_ITEM_LM) for item in items.tolist()]
     return Candidates(
-        items[None], scores[None], np.zeros((1, len(items)), np.float32), proposers[None]
+        items[None],
+        scores[None],
+        np.zeros((1, len(items)), np.float32),
+        np.array([proposers], np.uint8),
     )
 
 
