@@ -40,9 +40,12 @@ PAUSE_S = 0.5
 BATCH_TIMEOUT_S = 5.0
 """A batch that is away for longer counts as failed; requests have given up long before."""
 
+TURNS_OUT = 8
+"""Of the event loop, in which the next batch gets on its way. An answer of the last one is handed
+out in each: all at once would keep the replica waiting, since each has its request go on."""
+
 ANSWERS_A_TURN = 4
-"""Handed out before the event loop turns to anything else. A turn for each answer costs the ingress
-about a tenth of its time; a batch at once keeps the next one waiting for its way out."""
+"""Handed out after that; a turn for each would cost the ingress some percent of its time."""
 
 STUCK_S = 0.5
 """A request that gives up counts as a failure of the stage only if a batch is away for longer;
@@ -250,11 +253,11 @@ class Stage(Generic[Query, Answer]):
         finally:
             self._arrived(name, len(batch))
         self._failures = 0
-        for place, (one, answer) in enumerate(zip(batch, answers, strict=True), start=1):
+        for place, (one, answer) in enumerate(zip(batch, answers, strict=True)):
             with contextlib.suppress(asyncio.InvalidStateError):  # the request gave up meanwhile
                 one.done.set_result(answer)
-            if place % ANSWERS_A_TURN == 0:
-                await asyncio.sleep(0)  # the next batch gets on its way in between
+            if place < TURNS_OUT or place % ANSWERS_A_TURN == 0:
+                await asyncio.sleep(0)
 
     def _arrived(self, name: str, count: int) -> None:
         task = asyncio.current_task()
