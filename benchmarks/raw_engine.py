@@ -25,7 +25,8 @@ class RawEngine:
         torch.set_num_threads(serve.engine_threads)
         with with_room(model, vocabulary_size(n_items, serve.room_for_items)) as lent:
             arguments = engine_arguments(lent, n_items, max_history, serve)
-            del arguments["block_size"]
+            for chosen in ("block_size", "ir_op_priority"):
+                del arguments[chosen]
             self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
 
     def rank(self, queries: Sequence[Query]) -> list[Best]:

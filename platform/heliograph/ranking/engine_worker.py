@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import heliograph.ranking.cpu_norms  # noqa: F401  # the worker's process has them too
 from heliograph.ranking.evidence_sampler import EvidenceSampler
 
 

@@ -63,7 +63,8 @@ def engine_arguments(
     """Return vLLM's arguments; see `start_engine`."""
     import torch
 
-    from heliograph.ranking.engine_worker import ItemWorker  # these import vLLM
+    from heliograph.ranking.cpu_norms import PRIORITY  # these import vLLM
+    from heliograph.ranking.engine_worker import ItemWorker
     from heliograph.ranking.evidence_sampler import N_ITEMS, EvidenceSampler
 
     return {
@@ -87,4 +88,5 @@ def engine_arguments(
         "max_logprobs": min(MAX_K, n_items + serve.room_for_items),
         "worker_extension_cls": f"{ItemWorker.__module__}.{ItemWorker.__qualname__}",
         "additional_config": {N_ITEMS: n_items},
+        "ir_op_priority": {} if torch.cuda.is_available() else PRIORITY,
     }
