@@ -238,6 +238,33 @@ def test_impatient_requests_do_not_make_the_stage_look_broken() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("wait_s, is_open", [(0.7, False), (1.1, True)])
+def test_a_batch_that_left_beside_another_one_may_take_the_time_of_both(
+    wait_s: float, is_open: bool
+) -> None:
+    async def scenario() -> None:
+        first_is_back = asyncio.Event()
+
+        async def send(numbers: Sequence[int]) -> list[int]:
+            if 0 not in numbers:
+                await asyncio.Event().wait()
+            await first_is_back.wait()
+            return list(numbers)
+
+        stage = Stage("same", send, max_batch_size=2, is_calm=lambda: False)
+        batches = [asyncio.ensure_future(stage.ask(number, WAIT_S)) for number in range(4)]
+        impatient = [stage.ask(number, wait_s) for number in range(4, 4 + FAILURES_TO_OPEN)]
+        first_is_back.set()
+        assert await asyncio.gather(*batches[:2]) == [0, 1]
+        gone = await asyncio.gather(*impatient, return_exceptions=True)
+        assert all(isinstance(each, StageUnavailable) for each in gone)
+        assert stage.is_open == is_open
+        for waiting in batches[2:]:
+            waiting.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_a_stage_that_does_not_answer_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STUCK_S", 0.005)
 

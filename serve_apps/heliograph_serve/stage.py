@@ -48,8 +48,8 @@ ANSWERS_A_TURN = 4
 """Handed out after that; a turn for each would cost the ingress some percent of its time."""
 
 STUCK_S = 0.5
-"""A request that gives up counts as a failure of the stage only if a batch is away for longer;
-else its own deadline was short."""
+"""A request that gives up counts as a failure of the stage only if a batch is away for longer, or
+for twice as long where it left beside another one; else its own deadline was short."""
 
 logger = logging.getLogger("ray.serve")
 
@@ -72,7 +72,7 @@ class _Queue(Generic[Query, Answer]):
 
     waiting: deque[_Waiting[Query, Answer]] = field(default_factory=deque)
     away: dict[asyncio.Task[None], float] = field(default_factory=dict)
-    """When each batch left."""
+    """From when on each batch counts as stuck."""
 
     aboard: int = 0
     """Queries of the batches that are away."""
@@ -184,7 +184,7 @@ class Stage(Generic[Query, Answer]):
     def _is_stuck(self, name: str) -> bool:
         queue = self._queues.get(name)
         return queue is not None and any(
-            time.monotonic() - left > STUCK_S for left in queue.away.values()
+            time.monotonic() > stuck_at for stuck_at in queue.away.values()
         )
 
     def _depart(self, name: str) -> None:
@@ -196,8 +196,9 @@ class Stage(Generic[Query, Answer]):
                 if queue.alarm is None:
                     queue.alarm = loop.call_later(left_s, self._ring, name)
                 return
+            shares = 1 if len(queue.away) < self._max_away() else 2
             carrying = loop.create_task(self._carry(name), context=of_no_request())
-            queue.away[carrying] = time.monotonic()
+            queue.away[carrying] = time.monotonic() + shares * STUCK_S
             queue.boarding += 1
 
     def _has_room(self, queue: _Queue[Query, Answer]) -> bool:
