@@ -1,7 +1,7 @@
 """Who answers: the replicas of a deployment, as their answers make them known.
 
-A replica has one batch at a time from each ingress replica, so as many batches may be away as there
-are replicas. Nobody tells the ingress how many that are; but batches go to whoever has least
+A replica has one batch at a time from each ingress replica, or a second one behind it (`stage.py`),
+so how many may be away goes by how many replicas there are. Nobody tells the ingress how many that are; but batches go to whoever has least
 to do, so each replica answers sooner or later, and says who it is.
 """
 
