@@ -1,8 +1,9 @@
 """Who answers: the replicas of a deployment, as their answers make them known.
 
 A replica has one batch at a time from each ingress replica, or a second one behind it (`stage.py`),
-so how many may be away goes by how many replicas there are. Nobody tells the ingress how many that are; but batches go to whoever has least
-to do, so each replica answers sooner or later, and says who it is.
+so how many may be away goes by how many replicas there are. Nobody tells the ingress how many that
+are; but batches go to whoever has least to do, so each replica answers sooner or later, and says
+who it is.
 """
 
 from __future__ import annotations

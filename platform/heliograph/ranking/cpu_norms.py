@@ -24,8 +24,9 @@ _ARE_BUILT = all(hasattr(torch.ops._C, name) for name in PRIORITY)
 
 
 def _suits(x: Tensor, weight: Tensor | None, variance_size: int | None) -> bool:
-    """Whether the kernels can do it: rows one after the other, normalised as a whole."""
-    return variance_size is None and weight is not None and x.is_contiguous()
+    """Whether the kernels can do it: rows without gaps, normalised as a whole, in one type."""
+    is_whole = variance_size is None and weight is not None and weight.dtype == x.dtype
+    return is_whole and x.is_contiguous()
 
 
 def _suits_rms_norm(
