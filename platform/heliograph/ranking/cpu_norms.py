@@ -1,7 +1,7 @@
 """vLLM's own kernels for RMSNorm, where the item LM runs on CPUs.
 
 vLLM has them compiled for CPUs too, and takes them on GPUs only; on CPUs each norm is six or seven
-operations of torch. A small model spends an eighth of a step of one query in them.
+operations of torch, and a small model spends a good part of a step in them.
 
 Registered by vLLM's interface for implementations of its operations, in whichever process imports
 this; an engine uses them if `PRIORITY` is among its arguments.
