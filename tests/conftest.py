@@ -97,7 +97,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["RAY_TMPDIR"] = folder
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that share the machine
     os.environ |= {port: str(free_port()) for port in PORTS}
-    first = 20_000 + os.getpid() % 100 * 100  # a hundred ports of no other process
+    first = 20_000 + os.getpid() % 50 * 100  # a hundred ports of no other process
     os.environ |= {port: str(first + n) for port, n in zip(REPLICA_PORTS, (0, 99), strict=True)}
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # workers that few tests need
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")  # not 30 s a graph

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -13,11 +15,18 @@ REPLICA = "ray::ServeReplica:heliograph:"
 """Begins what Ray calls the process of a replica; the name of its deployment follows."""
 
 
+KEPT_FREE = range(25_000, 30_000)
+"""Ports that the system gives to nobody who connects somewhere: such a one may be taken before a
+graph, which takes half a minute to start, listens there."""
+
+
 def free_port() -> int:
     """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = secrets.choice(KEPT_FREE)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def replicas(deployment: str) -> list[psutil.Process]:
