@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from ray.exceptions import RayError
 
 from heliograph.bundle import LATEST, Bundle, open_bundle, write_bundle
 from heliograph.config import HeliographConfig, IndexConfig
@@ -25,8 +28,10 @@ from heliograph.deployments import (
     write_deployment,
 )
 from heliograph.experiments import Experiment
+from heliograph.item_changes import Changes
 from heliograph.workspace import InputError
 from heliograph_serve.app import require_as_built
+from heliograph_serve.rollout import Fleet, ReplicaFailed
 from heliograph_serve.shelf import NotHeld, Origin, Shelf
 from test_bundle import config, write_parts
 
@@ -178,6 +183,76 @@ def test_what_cannot_be_loaded_leaves_the_served_bundle_alone(bundles: Path) -> 
         assert shelf.held == {alpha.id: alpha.id}
 
     asyncio.run(scenario())
+
+
+def test_what_was_loaded_for_nothing_is_let_go(bundles: Path) -> None:
+    alpha, beta = named(bundles, "alpha"), named(bundles, "beta")
+    closed: list[str] = []
+    going_on = threading.Event()
+
+    def load(bundle: Bundle) -> str:
+        if bundle.id == beta.id:
+            going_on.wait()
+        return bundle.id
+
+    async def amend(state: str, changes: Changes) -> str:
+        if state == beta.id:
+            raise InputError("its encoder is gone")
+        return state
+
+    async def scenario() -> None:
+        shelf = Shelf(Origin(alpha.folder, alpha.id, GRAPH), load, closed.append, amend)
+        loading = asyncio.ensure_future(shelf.prepare(beta.id))
+        await asyncio.sleep(0.05)
+        loading.cancel()  # whoever led the deployment has died
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        going_on.set()
+        while closed != [beta.id]:
+            await asyncio.sleep(0.001)
+        with pytest.raises(InputError, match="encoder"):
+            await shelf.prepare(beta.id)
+        assert closed == [beta.id, beta.id]
+        assert shelf.held == {alpha.id: alpha.id}
+
+    asyncio.run(scenario())
+
+
+def test_a_bundle_beside_that_cannot_follow_changes_keeps_none_from_them(bundles: Path) -> None:
+    alpha, beta = named(bundles, "alpha"), named(bundles, "beta")
+    closed: list[str] = []
+
+    async def amend(state: str, changes: Changes) -> str:
+        if state == beta.id and changes.change:
+            raise InputError("its encoder is gone")
+        return f"{state}, changed" if changes.change else state
+
+    async def scenario() -> None:
+        origin = Origin(alpha.folder, alpha.id, GRAPH)
+        shelf = Shelf(origin, lambda bundle: bundle.id, closed.append, amend)
+        await shelf.prepare(beta.id)
+        await shelf.amend(Changes(change=1))
+        assert shelf.held == {alpha.id: f"{alpha.id}, changed"} and closed == [beta.id]
+        assert (shelf.current, shelf.changes.change) == (f"{alpha.id}, changed", 1)
+        with pytest.raises(InputError, match="encoder"):
+            await shelf.follow(deployment(1, beta))
+        assert shelf.current_id == alpha.id
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("error", [NotHeld("another bundle"), RayError("it died"), OSError("full")])
+def test_whatever_a_replica_fails_with_the_others_are_told_which(error: Exception) -> None:
+    class Failing:
+        def broadcast(self, method: str, *args: object) -> Failing:
+            return self
+
+        async def results_async(self, timeout_s: float) -> list[object]:
+            raise error
+
+    fleet = Fleet(cast(Any, Failing()), cast(Any, Failing()))
+    with pytest.raises(ReplicaFailed, match=f"a replica of Rank.*{error}"):
+        asyncio.run(fleet.everyone("follow", timeout_s=1.0))
 
 
 def test_a_replica_that_heard_nothing_follows_what_is_on_the_disk(bundles: Path) -> None:

@@ -321,7 +321,7 @@ async def test_the_openapi_document_says_which_scope_a_route_asks_for(tmp_path: 
 async def test_other_origins_are_not_let_in_unless_named(tmp_path: Path) -> None:
     asks = {"origin": "https://shop.example", "access-control-request-method": "POST"}
     closed = await shop(tmp_path).client.options("/v1/recommendations", headers=asks)
-    assert closed.status_code == 405 and "access-control-allow-origin" not in closed.headers
+    assert closed.status_code == 403 and "access-control-allow-origin" not in closed.headers
     add_key(tmp_path / "k", "shop", [Scope.READ])
     settings = ServeConfig(cors_origins=("https://shop.example",), keys=Path("k"))
     it = Shop(settings, tmp_path)
@@ -333,3 +333,21 @@ async def test_other_origins_are_not_let_in_unless_named(tmp_path: Path) -> None
         "/v1/recommendations", headers=asks | {"origin": "https://evil.example"}
     )
     assert "access-control-allow-origin" not in other.headers
+
+
+async def test_what_a_foreign_page_asks_for_is_not_done(tmp_path: Path) -> None:
+    it = shop(tmp_path)
+
+    async def ask(**headers: str) -> int:
+        return (await it.ask(**headers)).status_code
+
+    evil, own = "https://evil.example", "http://shop"
+    assert code(await it.ask(origin=evil)) == "foreign_page"
+    assert await ask(**{"origin": evil, "sec-fetch-site": "cross-site"}) == 403
+    assert await ask(**{"origin": own + ":81", "sec-fetch-site": "same-site"}) == 403
+    assert await ask(origin="null") == 403  # of a page in a frame without an origin
+    assert await ask(origin=own) == 200
+    # where TLS ends before the endpoint, which has another name then
+    assert await ask(**{"origin": "https://shop.example", "sec-fetch-site": "same-origin"}) == 200
+    named = Shop(ServeConfig(cors_origins=(evil,)), tmp_path)
+    assert (await named.ask(origin=evil)).status_code == 200

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -200,4 +202,26 @@ def test_a_query_that_would_end_the_engine_is_refused_and_others_go_on(
     nothing = np.zeros(0, np.int64), np.zeros(0, np.float32)
     with pytest.raises(ValueError, match="must be|must have"):
         engine.runner.run(engine.rank([Query(tokens, *nothing, False, k)]))  # type: ignore[attr-defined]
+    assert len(asked(engine, 3)) == len(HISTORIES)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.cluster
+def test_what_is_called_off_does_not_end_the_engine(engine: Engine, model: Path) -> None:
+    known = embeddings(model, N_ITEMS + ROOM)
+    news = told(known, revision(N_ITEMS, []))
+    query = Query([0], np.zeros(0, np.int64), np.zeros(0, np.float32), False, 1)
+
+    async def call_off(work: Coroutine[Any, Any, object]) -> None:
+        asked = asyncio.ensure_future(work)
+        await asyncio.sleep(0)
+        asked.cancel()
+        with suppress(asyncio.CancelledError):  # or it was over before
+            await asked
+
+    async def scenario() -> None:
+        for _ in range(20):
+            await asyncio.gather(call_off(engine.rank([query] * 8)), call_off(engine.take_up(news)))
+
+    engine.runner.run(scenario())  # type: ignore[attr-defined]
     assert len(asked(engine, 3)) == len(HISTORIES)

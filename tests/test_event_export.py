@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from heliograph.feedback_files import (
     fingerprint,
     is_erased,
     last_position,
+    only_writer,
     parts,
     read_erasures,
     read_parts,
@@ -115,6 +117,26 @@ def test_an_erasure_reaches_what_was_exported(url: str, tmp_path: Path) -> None:
         assert exported_ids(target) == ["e2"]
         assert read_erasures(target) == {user_digest("ann"): 3_000_000}
         assert all(b"ann" not in file.read_bytes() for file in target.iterdir())
+
+
+def test_erasures_that_wait_for_an_export_keep_nothing_else_waiting(tmp_path: Path) -> None:
+    async def run() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        async with opened(f"sqlite:///{tmp_path}/events.sqlite") as store:
+            await store.append([[event(1)]])
+            await export_events(store, tmp_path / "exported")
+            with only_writer(tmp_path / "exported"):
+                erasing = [
+                    asyncio.ensure_future(erase_from_exports(store, {user_digest("ann"): 1}))
+                    for _ in range(4)
+                ]
+                await asyncio.sleep(0.1)
+                async with asyncio.timeout(20):
+                    assert await asyncio.to_thread(lambda: "at once") == "at once"
+                assert not any(one.done() for one in erasing)
+            await asyncio.gather(*erasing)
+
+    asyncio.run(run())
 
 
 def test_what_is_exported_changes_the_fingerprint(tmp_path: Path) -> None:

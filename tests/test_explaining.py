@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
+from ray.exceptions import RayError
 from rich.console import Console
 
 from heliograph.candidates import Candidates
@@ -32,6 +33,7 @@ from heliograph_serve.explaining import Explained, reasons_for, with_reasons
 from heliograph_serve.retrieve import Lookup
 from heliograph_serve.served import Grounds, Served
 from heliograph_serve.serving import Serving
+from heliograph_serve.shelf import NotHeld
 from test_candidates import N_ITEMS, SOURCES, history, retriever
 
 ITEM = RecommendedItem("i1", "One [b]", 0.25, 1, ("als", "text"))
@@ -197,3 +199,14 @@ def test_reasons_that_cannot_come_are_not_waited_for(case: str) -> None:
 def test_where_the_item_lm_alone_has_a_say_retrieval_is_not_asked() -> None:
     other = next(item for item in range(N_ITEMS) if item not in FOUND.items[0])
     assert explained(serving(is_open=True), "generative", [other], [0.25]) is not None
+
+
+@pytest.mark.parametrize("error", [NotHeld("another bundle"), RayError("it died"), OSError("full")])
+def test_an_answer_is_given_without_reasons_where_finding_them_fails(error: Exception) -> None:
+    of = serving()
+
+    async def traced(asked: History, items: NDArray[np.int32], timeout_s: float) -> Traced:
+        raise error  # by gRPC an error of a replica comes as it was raised there
+
+    cast(Any, of).traced = traced
+    assert explained(of, "retrieval", FOUND.items[0].tolist(), FOUND.scores[0].tolist()) is None

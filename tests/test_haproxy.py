@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import httpx
 import psutil
@@ -23,7 +25,7 @@ from heliograph.config import ServeConfig
 from heliograph.haproxy import NOT_SHARED, as_needed, beside, has_routes
 from heliograph.workspace import InputError
 from heliograph_serve import graph, second_haproxy
-from heliograph_serve.second_haproxy import SecondHAProxy
+from heliograph_serve.second_haproxy import SecondHAProxy, look_after
 from processes import alive, free_port, wait_until
 
 PATIENCE_S = 10.0
@@ -214,6 +216,29 @@ def test_it_is_not_started_anew_for_what_the_first_makes_of_its_own_configuratio
 def test_without_a_configuration_there_is_nothing_to_start(second: SecondHAProxy) -> None:
     second.look()
     assert second.pid is None
+
+
+def test_it_goes_on_where_it_cannot_follow_for_a_while(
+    node: Node, second: SecondHAProxy, replica: int
+) -> None:
+    node.tell(replica)
+    second.look()
+    wait_until(lambda: answers(node.url))
+    pid = second.pid
+    blocked = node.config.with_name("second.cfg")
+    blocked.unlink()
+    (blocked / "in the way").mkdir(parents=True)
+    node.tell(replica, replica + 1)
+    ended = Event()
+    follower = Thread(target=look_after, args=(second, ended), daemon=True)
+    follower.start()
+    time.sleep(0.3)
+    is_as_before = pid is not None and second.pid == pid and answers(node.url)
+    shutil.rmtree(blocked)
+    wait_until(lambda: second.pid not in (None, pid))
+    ended.set()
+    follower.join()
+    assert is_as_before
 
 
 def test_it_ends_with_whoever_started_it(node: Node, replica: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 
 from starlette._utils import get_route_path
@@ -36,6 +37,8 @@ EVERYBODY = "everybody"
 CLIENT_GONE = 499
 BEARER = b"bearer "
 JSON = b"application/json"
+OWN_PAGES = (b"same-origin", b"none")
+"""What `Sec-Fetch-Site` says of our own pages, and where a user asks and no page does."""
 
 
 class Door:
@@ -44,6 +47,7 @@ class Door:
     def __init__(self, app: ASGIApp, settings: ServeConfig, keys: Path | None) -> None:
         self.app = app
         self.limits = settings.limits
+        self.origins = settings.cors_origins
         self.keys = None if keys is None else WatchedKeys(keys)
         rate = settings.limits.requests_per_s
         self.rate = None if rate is None else RateLimit(rate, settings.limits.burst)
@@ -96,6 +100,12 @@ class Door:
     ) -> None:
         if entry.is_probe:
             return await self.app(scope, receive, answer)
+        if is_of_a_foreign_page(headers, self.origins):
+            raise ApiError(
+                403,
+                "foreign_page",
+                "a page of another origin asks, and serve.cors_origins does not name it",
+            )
         if entry.scope is not None:
             self._check_key(entry, headers.get(b"authorization"), record)
         self._check_rate(record.caller or EVERYBODY)
@@ -142,6 +152,22 @@ class Door:
     def _check_rate(self, caller: str) -> None:
         if self.rate is not None and (wait_s := self.rate.wait_s(caller)):
             raise rate_exceeded(wait_s)
+
+
+def is_of_a_foreign_page(headers: dict[bytes, bytes], origins: Collection[str]) -> bool:
+    """Tell whether a browser asks on behalf of a page of another origin than the named ones.
+
+    Without a body or a header of its own such a page may send a POST unasked; it cannot read the
+    answer, but what it asks for would be done. A browser says by `Sec-Fetch-Site` whose page it is
+    (W3C, Fetch Metadata Request Headers), and where the endpoint has no TLS by `Origin` alone.
+    """
+    origin = headers.get(b"origin")
+    if origin is None or origin.decode("latin-1") in origins or "*" in origins:
+        return False
+    site = headers.get(b"sec-fetch-site")
+    if site is not None:
+        return site not in OWN_PAGES
+    return origin.partition(b"://")[2] != headers.get(b"host")
 
 
 async def _is_answered_quickly(

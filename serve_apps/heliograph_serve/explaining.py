@@ -6,12 +6,11 @@ which items of the history did it has to be asked, of the deployment that has th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 
 from heliograph.candidates import Candidates
 from heliograph.explanation import (
@@ -44,6 +43,8 @@ DIGITS = 6
 Explained = Sequence[tuple[list[Reason], float]]
 """For each item of an answer its reasons and its base."""
 
+logger = logging.getLogger("ray.serve")
+
 
 async def reasons_for(
     serving: Serving, served: Served, grounds: Grounds, clock: Clock
@@ -51,7 +52,10 @@ async def reasons_for(
     """Return the reasons for each item of an answer; None: they cannot be told in time."""
     try:
         found = await _explanations(serving, served, grounds, clock)
-    except (TimeoutError, RayError, RayServeException):
+    except TimeoutError:
+        return None
+    except Exception as error:  # whatever failed there, the answer has been found
+        logger.warning("an answer goes without its reasons: %s: %s", type(error).__name__, error)
         return None
     finally:
         clock.lap("explain")

@@ -17,8 +17,6 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query
 from fastapi import Path as PathParameter
 from ray import serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 from sqlalchemy.exc import SQLAlchemyError
 
 from heliograph.config import ServeConfig
@@ -273,7 +271,7 @@ class FeedbackIngress(Holder[Serving]):
             dropped = await handle.broadcast("forget", digest, histories).results_async(
                 timeout_s=BROADCAST_TIMEOUT_S
             )
-        except (RayError, RayServeException, TimeoutError):
+        except Exception:
             # a replica that ends forgets by itself; one that hangs finds the tombstone in the store
             dropped = [self.forget(digest, histories)]
         return sum(dropped)

@@ -16,8 +16,7 @@ import numpy as np
 from fastapi import APIRouter
 from fastapi import Body as BodyOf
 from numpy.typing import NDArray
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import RayServeException
+from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from heliograph.catalog import plain_types
@@ -144,7 +143,7 @@ class ItemsIngress(Holder[Serving]):
                 vectors: NDArray[np.float32] = await self.ranker.encode.remote(
                     serving.config.embedding, texts
                 )
-        except (RayError, RayServeException, TimeoutError) as error:
+        except Exception as error:  # by gRPC a replica's own error comes as it was raised there
             raise ApiError(
                 503,
                 "encoder_unavailable",

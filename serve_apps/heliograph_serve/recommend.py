@@ -15,8 +15,6 @@ from typing import Annotated
 import numpy as np
 from fastapi import APIRouter, FastAPI, Response
 from fastapi import Path as PathParameter
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from heliograph import __version__
@@ -172,7 +170,7 @@ class Recommend(Metered, FeedbackIngress, ExperimentIngress, ItemsIngress):
             raise ApiError(404, "unknown_item", f"no item {item_id!r} in the catalogue", "item_id")
         try:
             items = await serving.similar(item, n, SIMILAR_TIMEOUT_S)
-        except (TimeoutError, RayError, RayServeException) as error:
+        except Exception as error:  # by gRPC a replica's own error comes as it was raised there
             raise ApiError(
                 503, "retrieval_unavailable", "retrieval does not answer; try again in a moment"
             ) from error

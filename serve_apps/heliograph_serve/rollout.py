@@ -362,6 +362,8 @@ async def _told(
         raise ReplicaFailed(
             f"a replica of {name} did not answer within {timeout_s:.0f} s or died: {error}"
         ) from error
+    except Exception as error:  # by gRPC a replica's own error comes as it was raised there
+        raise ReplicaFailed(f"a replica of {name}: {error}") from error
     return answers
 
 

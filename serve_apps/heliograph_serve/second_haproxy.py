@@ -9,6 +9,7 @@ lost than what it was at, and clients that connect again find the other.
 from __future__ import annotations
 
 import fcntl
+import logging
 import subprocess
 import threading
 import time
@@ -28,13 +29,15 @@ TRY_EVERY_S = 1.0
 
 END_TIMEOUT_S = 5.0
 
+logger = logging.getLogger(__name__)
+
 
 @contextmanager
 def second_haproxy() -> Iterator[None]:
     """Keep a second HAProxy beside that of this node for as long as the block runs."""
     second = SecondHAProxy(config_of_first())
     ended = threading.Event()
-    follower = threading.Thread(target=_follow, args=(second, ended), daemon=True)
+    follower = threading.Thread(target=look_after, args=(second, ended), daemon=True)
     follower.start()
     try:
         yield
@@ -49,11 +52,17 @@ def config_of_first() -> Path:
     return file.parent / ray.get_runtime_context().get_node_id() / file.name
 
 
-def _follow(second: SecondHAProxy, ended: threading.Event) -> None:
+def look_after(second: SecondHAProxy, ended: threading.Event) -> None:
     """Look after it in one thread: the system ends it with the thread that has started it."""
     try:
-        while not ended.wait(LOOK_EVERY_S):
-            second.look()
+        pause_s = LOOK_EVERY_S
+        while not ended.wait(pause_s):
+            try:
+                second.look()
+                pause_s = LOOK_EVERY_S
+            except OSError as error:  # a full disk, say: the one that runs must not go for it
+                logger.warning("the second HAProxy cannot follow the first: %s", error)
+                pause_s = TRY_EVERY_S
     finally:
         second.end()
 

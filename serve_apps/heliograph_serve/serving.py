@@ -202,7 +202,7 @@ class Serving:
         """Return the n items most like an item number.
 
         Raises:
-            TimeoutError, RayError, RayServeException: Retrieval does not answer.
+            Exception: Retrieval does not answer, or fails; whatever it was.
         """
         async with asyncio.timeout(timeout_s):
             found = await self._find_similar(self.newest[0], item, n)
@@ -220,7 +220,7 @@ class Serving:
         """Return what the sources say of some items after a history, and where they have it from.
 
         Raises:
-            TimeoutError, RayError, RayServeException: Retrieval does not answer.
+            Exception: Retrieval does not answer, or fails; whatever it was.
         """
         async with asyncio.timeout(timeout_s):
             return await self._trace(self.newest[0], history, items)

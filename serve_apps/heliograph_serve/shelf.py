@@ -13,7 +13,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -192,15 +192,28 @@ class Shelf(Generic[State]):
         async with self._loading:
             await self._keep({*self.in_use, bundle_id})
             if bundle_id not in self._held:
-                state = await self._in_loader(self._open_and_load, bundle_id)
-                async with self._amending:
-                    self._held[bundle_id] = await self._amend(state, self.changes)
+                state = await self._loaded(bundle_id)
+                try:
+                    async with self._amending:
+                        self._held[bundle_id] = await self._amend(state, self.changes)
+                except BaseException:
+                    await self._in_loader(self._close, state)
+                    raise
 
     async def amend(self, changes: Changes) -> None:
-        """Let all bundles that are held follow newer changes of items."""
+        """Let all bundles that are held follow newer changes of items.
+
+        One that cannot, and is not in use, is let go: it must not keep the others from it.
+        """
         async with self._amending:
             for bundle_id, state in list(self._held.items()):
-                self._held[bundle_id] = await self._amend(state, changes)
+                try:
+                    self._held[bundle_id] = await self._amend(state, changes)
+                except Exception:
+                    if bundle_id in self.in_use:
+                        raise
+                    logger.exception("%s cannot follow changes of items, so it goes", bundle_id)
+                    await self._in_loader(self._close, self._held.pop(bundle_id))
             self.current = self._held[self.current_id]
             if self.arms is not None:
                 treatment = self._held[self.arms.experiment.treatment]
@@ -264,6 +277,18 @@ class Shelf(Generic[State]):
                 await self.follow(deployment)
         except Exception:  # what is served goes on; the next health check tries again
             logger.exception("what is deployed cannot be read or loaded here")
+
+    async def _loaded(self, bundle_id: str) -> State:
+        loading = self._loader.submit(self._open_and_load, bundle_id)
+        try:
+            return await asyncio.wrap_future(loading)
+        except asyncio.CancelledError:
+            loading.add_done_callback(self._let_go)  # no thread stops for that
+            raise
+
+    def _let_go(self, loading: Future[State]) -> None:
+        if not loading.cancelled() and loading.exception() is None:
+            self._close(loading.result())
 
     def _open_and_load(self, bundle_id: str) -> State:
         interval = sys.getswitchinterval()

@@ -127,12 +127,13 @@ class Stage(Generic[Query, Answer]):
     @property
     def waiting(self) -> int:
         """Return how many queries wait for a batch that is away."""
-        return sum(len(queue.waiting) for queue in self._queues.values())
+        queues = list(self._queues.values())  # a thread that exports metrics asks too
+        return sum(len(queue.waiting) for queue in queues)
 
     @property
     def under_way(self) -> int:
         """Return how many queries wait or are away."""
-        return self.waiting + sum(queue.aboard for queue in self._queues.values())
+        return self.waiting + sum(queue.aboard for queue in list(self._queues.values()))
 
     @property
     def is_open(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,9 @@ from heliograph.workspace import InputError
 EVENTS_A_PART = 100_000
 FEEDBACK_FOLDER = "feedback"
 """Of the workspace: what builds read."""
+
+ERASER = ThreadPoolExecutor(1, thread_name_prefix="erasing")
+"""Waits for exports and builds that hold a folder, and keeps no other work of a replica waiting."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,9 @@ async def erase_from_exports(store: EventStore, erased: Erasures) -> dict[str, i
     problems = []
     for folder in await store.export_folders():
         try:
-            found[folder] = await asyncio.to_thread(_erase_from, Path(folder), erased)
+            found[folder] = await asyncio.get_running_loop().run_in_executor(
+                ERASER, _erase_from, Path(folder), erased
+            )
         except (InputError, OSError) as error:
             problems.append(str(error))
     if problems:

@@ -99,7 +99,7 @@ class ItemEmbeddings:
         """Return the embedding of every item whose text is not that of the bundle, or was not."""
         fits = revision.reworded < n_items
         numbers = revision.reworded[fits]
-        restored = np.array([one for one in self._written if one not in set(numbers)], np.int64)
+        restored = np.setdiff1d(np.fromiter(self._written, np.int64), numbers)
         if not len(numbers):
             return dict(zip(restored.tolist(), self._learnt(restored), strict=True))
         projection = load_file(self.projection)["projection"]

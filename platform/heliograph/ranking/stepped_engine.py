@@ -140,6 +140,8 @@ class SteppedEngine:
         return True
 
     def _do(self, core: _Core, task: _Task) -> None:
+        if not task.done.set_running_or_notify_cancel():  # from here on nobody can call it off
+            return
         while self._running:  # what is on its way has read the old embeddings
             self._step(core)
         try:
@@ -150,6 +152,8 @@ class SteppedEngine:
             task.done.set_result(None)
 
     def _add(self, core: _Core, batch: _Batch) -> None:
+        if not batch.done.set_running_or_notify_cancel():
+            return
         try:
             for query in batch.queries:
                 core.limits.check(query)
@@ -169,7 +173,7 @@ class SteppedEngine:
     def _finish(self, output: Any) -> None:
         batch, place = self._running.pop(output.request_id)
         batch.answers[place] = _best(output, batch.queries[place])
-        if len(batch.answers) == len(batch.queries) and not batch.done.done():
+        if len(batch.answers) == len(batch.queries):
             batch.done.set_result([batch.answers[place] for place in range(len(batch.queries))])
 
     def _fail(self, error: Exception) -> None:
@@ -180,7 +184,7 @@ class SteppedEngine:
             if (batch := self._waiting.get()) is not None:
                 batches[id(batch)] = batch
         for batch in batches.values():
-            if not batch.done.done():
+            if batch.done.running() or batch.done.set_running_or_notify_cancel():
                 batch.done.set_exception(error)
 
 
