@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heliograph.catalog import ITEMS_FILE, REJECTED_ITEMS_FILE
-from heliograph.cleaning import Cleaning, account
+from heliograph.cleaning import Cleaning, account, mostly_rejected
 from heliograph.events import EVENTS_FILE, REJECTED_EVENTS_FILE
 from heliograph.splits import leave_one_out
 from worlds import interactions
@@ -46,3 +46,13 @@ def test_the_account_survives_json_in_order(tmp_path: Path) -> None:
     again = Cleaning.parse(json.loads(json.dumps(asdict(found), sort_keys=True)))
     assert again == found
     assert list(again.items.rejected) == ["b", "a"]
+
+
+def test_a_table_that_lost_most_of_its_rows_is_told(tmp_path: Path) -> None:
+    write_rows(tmp_path, (ITEMS_FILE, 2), (REJECTED_ITEMS_FILE, ["item_id is missing"] * 2))
+    future = ["item is unknown", *["timestamp is in the future"] * 1200]
+    write_rows(tmp_path, (EVENTS_FILE, 1), (REJECTED_EVENTS_FILE, future))
+    assert mostly_rejected(tmp_path, tmp_path) == [
+        "1,201 of 1,202 rows were rejected (1,200: timestamp is in the future; "
+        f"1: item is unknown); see {tmp_path / REJECTED_EVENTS_FILE}"
+    ]

@@ -124,6 +124,68 @@ def test_an_endpoint_that_does_not_answer_is_named(
     assert "heliograph serve" in printed
 
 
+@pytest.mark.parametrize("url", ["127.0.0.1:9", "localhost", "http://127.0.0.1:abc"])
+def test_what_is_no_url_is_not_tried(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, printed = run(capsys, monkeypatch, "recommend", url, "ann")
+    assert code == 2 and "is no URL of an endpoint" in printed
+
+
+def test_where_nothing_answers_the_graph_is_not_ready(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, printed = run(capsys, monkeypatch, "status", "http://127.0.0.1:9")
+    assert code == 1 and "not ready: nothing answers at http://127.0.0.1:9" in printed
+
+
+def test_a_key_that_no_header_can_carry_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HELIOGRAPH_KEY", "schl\u00fcssel")
+    code, printed = run(capsys, monkeypatch, "status", "http://127.0.0.1:9")
+    assert code == 2 and "HELIOGRAPH_KEY holds characters" in printed
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("item_id,title\na,A\n,B\n", "row 2 of {path} has no item_id"),
+        ("sku,title\na,A\n", "{path} has no column 'item_id', which items.item_id names"),
+    ],
+)
+def test_an_item_that_nobody_can_name_is_not_put(
+    file: str,
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, path = shop_without_data(tmp_path), tmp_path / "new.csv"
+    path.write_text(file)
+    code, printed = run(
+        capsys, monkeypatch, "items", "put", "http://127.0.0.1:9", str(config), str(path)
+    )
+    assert code == 2 and told.format(path=path) in printed
+
+
+def test_a_file_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, file = shop_without_data(tmp_path), tmp_path / "a file"
+    (tmp_path / "workspace" / "bundles").mkdir(parents=True)
+    file.touch()
+    run(capsys, monkeypatch, "events", "migrate", str(config))
+    code, printed = run(
+        capsys, monkeypatch, "events", "export", str(config), "--to", str(file / "in it")
+    )
+    assert code == 2 and f"error: {file}" in printed and "Traceback" not in printed
+    code, printed = run(
+        capsys, monkeypatch, "events", "import", "http://127.0.0.1:9", str(tmp_path)
+    )
+    assert code == 2 and f"{tmp_path} is a folder" in printed
+
+
 @pytest.mark.parametrize(("rules", "told"), [("{", "no JSON"), ("[1]", "must be an object")])
 def test_rules_that_are_none_are_refused(
     rules: str, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -46,6 +46,33 @@ def test_rows_of_csv_with_more_or_fewer_values_are_told_and_the_others_read(
     ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'a,b\n1,x\n2,"27 inch\n3,y\n4,z\n',
+        'a,b\n1,x\n2,"27 inch\n3,y\n4,"z"\n5,w\n',
+        'a,b\n1,x\n2,"27 inch\n3,y\n4,z ""quoted""',
+    ],
+    ids=["to the end", "to the next quote", "to the end, which is a quote"],
+)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_quote_that_does_not_close_swallows_no_rows(
+    tmp_path: Path, text: str, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / ("x.csv.gz" if pack is gzip.compress else "x.csv")
+    path.write_bytes(pack(text.encode()))
+    with pytest.raises(InputError, match=r"line 3: .* a quote opens there that does not close"):
+        read(path, "csv")
+    rows, _ = read(path, "csv", quote=None)
+    assert [row["a"] for row in rows][:3] == ["1", "2", "3"]
+
+
+def test_values_may_go_over_lines(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text('a,b\n1,"one\n\n""two"", three"\n2,"plain"\n')
+    rows, broken = read(tmp_path / "x.csv", "csv")
+    assert [row["b"] for row in rows] == ['one\n\n"two", three', "plain"] and not broken
+
+
 def test_a_broken_first_row_does_not_hide_the_header(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b\n1\n2,3\n")
     assert read(tmp_path / "x.csv", "csv")[0] == [{"a": "2", "b": "3"}]

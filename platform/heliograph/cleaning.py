@@ -68,6 +68,27 @@ def account(items: Path, events: Path, split: SplitCounts) -> Cleaning:
     )
 
 
+def mostly_rejected(items: Path, events: Path) -> list[str]:
+    """Say of each table that lost more rows than it kept why it did, a sentence each.
+
+    Most often a setting does not fit the files, such as the unit of time.
+    """
+    tables = [
+        (items / ITEMS_FILE, items / REJECTED_ITEMS_FILE),
+        (events / EVENTS_FILE, events / REJECTED_EVENTS_FILE),
+    ]
+    sentences = []
+    for kept, rejected in tables:
+        rows = _count(kept, rejected)
+        lost = rows.came - rows.kept
+        if lost > rows.kept:
+            reasons = "; ".join(f"{count:,}: {why}" for why, count in rows.rejected.items())
+            sentences.append(
+                f"{lost:,} of {rows.came:,} rows were rejected ({reasons}); see {rejected}"
+            )
+    return sentences
+
+
 def _count(kept: Path, rejected: Path) -> Kept:
     reasons = Counter(pq.read_table(rejected, columns=["reason"])["reason"].to_pylist())
     return Kept(pq.read_metadata(kept).num_rows, _by_frequency(reasons))

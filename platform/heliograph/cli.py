@@ -219,6 +219,7 @@ def run_stages(path: Path, overrides: list[str], until: str) -> Path | None:
     from heliograph import display
     from heliograph.build import REFIT, STAGES, Build
     from heliograph.bundle import METRICS_FILE
+    from heliograph.cleaning import mostly_rejected
     from heliograph.config_file import load_config
 
     config = load_config(path, overrides)
@@ -229,6 +230,8 @@ def run_stages(path: Path, overrides: list[str], until: str) -> Path | None:
             folder = result if isinstance(result, Path) else None
             if stage == until:
                 break
+    for note in mostly_rejected(build.stages.folder("items"), build.stages.folder("events")):
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     evaluations = {"evaluate": "evaluation", "refit": f"{REFIT}evaluation"}
     if evaluations.get(until) in build.stages.results:
         folder_of = build.stages.results[evaluations[until]].folder
@@ -301,5 +304,14 @@ def main() -> None:
     except (ConfigError, InputError, EndpointError) as error:
         Console(stderr=True).print(
             f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        Console(stderr=True).print(
+            f"[red]error:[/red] {escape(str(error.filename))}: {error.strerror}",
+            highlight=False,
+            soft_wrap=True,
         )
         sys.exit(2)

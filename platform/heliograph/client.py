@@ -152,10 +152,16 @@ def _call(
     timeout_s: float = 30,
 ) -> dict[str, Any]:
     key = os.environ.get(KEY_VARIABLE)
+    if key and not (key.isascii() and key.isprintable()):
+        raise EndpointError(f"{KEY_VARIABLE} holds characters that are in no API key; set it anew")
     headers = {"authorization": f"Bearer {key}"} if key else None
     try:
         reply = httpx.request(method, url, json=body, headers=headers, timeout=timeout_s)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        raise EndpointError(
+            f"{url} is no URL of an endpoint ({error}); it reads like http://127.0.0.1:8000"
+        ) from error
+    except httpx.HTTPError as error:
         raise EndpointUnavailable(
             f"nothing answers at {url} ({error}); is `heliograph serve` running there?"
         ) from error

@@ -150,7 +150,8 @@ def check_ray_cluster() -> Iterator[Finding]:
 
     address = get_ray_address_from_environment(None, None)  # type: ignore[arg-type]
     if address in (None, "local"):
-        yield Finding("ray cluster", "ok", "none is running; a local one is started when needed")
+        seen = "none is running that `ray start` has started; a local one is started when needed"
+        yield Finding("ray cluster", "ok", seen)
     elif answers(address):
         yield Finding("ray cluster", "ok", f"{address} is running and will be joined")
     else:

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from heliograph.workspace import InputError
+
 if TYPE_CHECKING:
     from heliograph.config import HeliographConfig
 
@@ -94,6 +96,8 @@ def import_command(
     from heliograph.event_store.importing import STANDARD_INPUT, Importer
 
     is_pipe = source == STANDARD_INPUT
+    if source.is_dir():
+        raise InputError(f"{source} is a folder; name a file of JSON lines, or - for a pipe")
     base = Path("stdin") if is_pipe else source
     rejected = rejected or base.with_name(f"{base.name}.rejected")
     done = Importer(

@@ -6,6 +6,7 @@ an identifier `007` stays `007` whatever else is in its column; Parquet and JSON
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections import Counter
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
@@ -21,6 +23,10 @@ from heliograph.config import TableConfig
 from heliograph.workspace import InputError
 
 _NULLS = ["", "NULL", "null", "\\N"]  # how databases export null; quoted, they stay text
+_OPEN_QUOTE = (
+    "a quote opens there that does not close, or is no quote: correct the row, or set `quote` to "
+    "null where quotes are characters"
+)
 _CSV_BLOCK_BYTES = 16 << 20  # a row must fit; Arrow's default of 1 MB is less than some texts
 
 
@@ -98,7 +104,40 @@ def _read_csv(path: str, table: TableConfig, refuse: Refuse) -> Iterator[pa.Tabl
         quote_char=table.quote or False,
         newlines_in_values=table.quote is not None,
     )
-    return _read_delimited(path, parsing, refuse)
+    goes_over_lines = False
+    for block in _read_delimited(path, parsing, refuse):
+        goes_over_lines |= any(
+            pc.any(pc.match_substring(column, "\n")).as_py() for column in block.columns
+        )
+        yield block
+    if goes_over_lines:
+        _require_closed_quotes(path, table)
+
+
+def _require_closed_quotes(path: str, table: TableConfig) -> None:
+    """Refuse a value over several lines whose quote does not close, or not where a value ends.
+
+    Arrow takes all that follows for one value, up to the next quote or the end of the file.
+
+    Raises:
+        InputError: There is one; the message names its line.
+    """
+    csv.field_size_limit(_CSV_BLOCK_BYTES)
+    with _open_text(path) as file:
+        rows = csv.reader(file, delimiter=table.delimiter, quotechar=table.quote, strict=True)
+        first = 1
+        while True:
+            try:
+                next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if rows.line_num > first:
+                    raise InputError(
+                        f"line {first}: a value goes on for {rows.line_num - first + 1} lines "
+                        f"({error}); {_OPEN_QUOTE}"
+                    ) from error
+            first = rows.line_num + 1
 
 
 def _read_delimited(path: str, parsing: pacsv.ParseOptions, refuse: Refuse) -> Iterator[pa.Table]:
@@ -140,10 +179,7 @@ def _refuse_ragged(ragged: list[pacsv.InvalidRow], refuse: Refuse) -> None:
         line = BrokenLine(f"row {row.number}", reason, row.text)
         lines = row.text.count("\n") + 1
         if lines > 1:
-            raise InputError(
-                f"{line}... goes over {lines} lines; a quote opens there that does not close, or "
-                "is no quote: correct the row, or set `quote` to null where quotes are characters"
-            )
+            raise InputError(f"{line}... goes over {lines} lines; {_OPEN_QUOTE}")
         refuse(line)
     ragged.clear()
 

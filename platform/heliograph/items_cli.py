@@ -91,11 +91,29 @@ def export(
 
 
 def _rows(source: Path, items: ItemsConfig) -> Iterator[dict[str, Any]]:
-    from heliograph.formats import read_file
+    """Read a file of items.
 
+    Raises:
+        InputError: It cannot be read, or a row does not say which item it is of.
+    """
+    from heliograph.formats import read_file
+    from heliograph.workspace import InputError
+
+    number = 0
     for block in read_file(str(source), items):
+        if items.item_id not in block.column_names:
+            raise InputError(
+                f"{source} has no column {items.item_id!r}, which items.item_id names; its "
+                f"columns are {', '.join(block.column_names)}"
+            )
         for row in block.to_pylist():
+            number += 1
             item_id = row.pop(items.item_id)
+            if item_id is None:
+                raise InputError(
+                    f"row {number} of {source} has no {items.item_id}, so nobody knows which item "
+                    "it is of; give it one or take it out. Nothing was sent"
+                )
             yield {"item_id": str(item_id)} | {name: _as_json(value) for name, value in row.items()}
 
 

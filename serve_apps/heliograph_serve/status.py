@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from heliograph import client
@@ -47,7 +48,7 @@ def status(
         typer.Argument(help="Ask this endpoint, and not the Ray cluster of this machine."),
     ] = None,
 ) -> None:
-    """Print what the running graph does; exit with 1 if it is not ready.
+    """Print what the running graph does; exit with 1 if it is not ready, or nothing answers.
 
     On a machine of the Ray cluster: every deployment, and every replica of the ingress. With a URL,
     or where no cluster runs: the one replica that happens to answer. An endpoint with API keys
@@ -58,7 +59,11 @@ def status(
     from heliograph.cluster import running_cluster
 
     cluster = running_cluster() if url is None else None
-    found = graph_of_cluster(cluster) if cluster else graph_at(url or APP_URL)
+    try:
+        found = graph_of_cluster(cluster) if cluster else graph_at(url or APP_URL)
+    except client.EndpointUnavailable as error:
+        console.print(f"[red]not ready:[/red] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from error
     for table in tables(found):
         console.print(table)
     if not found.is_ready:
@@ -70,7 +75,8 @@ def graph_at(url: str) -> GraphStatus:
     """Ask an endpoint over HTTP.
 
     Raises:
-        EndpointError: Nothing answers there, or a key is missing.
+        EndpointUnavailable: Nothing answers there.
+        EndpointError: A key is missing.
     """
     ready = client.readiness(url)
     return GraphStatus(bool(ready["ready"]), (), (client.status(url),))
