@@ -239,10 +239,12 @@ def open_bundle(path: Path) -> Bundle:
             "a bundle is never changed, so remove the file or build a new bundle"
         )
     for name, entry in files.items():
-        if not (folder / name).is_file() or (folder / name).stat().st_size != entry["bytes"]:
+        found = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if found != entry["bytes"]:
+            what = "is missing" if found is None else f"has {found} bytes"
             raise InputError(
-                f"bundle {folder}: {name} is missing or truncated (expected {entry['bytes']} "
-                "bytes); copy the bundle again or build it again"
+                f"bundle {folder}: {name} {what}, where {entry['bytes']} were written; "
+                "copy the bundle again or build it again"
             )
     config = _read_config(folder, manifest["heliograph"])
     return Bundle(folder.resolve(), manifest["id"], manifest["heliograph"], files, config)

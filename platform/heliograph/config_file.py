@@ -56,7 +56,8 @@ def read_mapping(path: Path, kind: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds {type(raw).__name__}, but a {kind} is a mapping")
+        what = "is empty" if raw is None else f"holds {type(raw).__name__}"
+        raise ConfigError(f"{path} {what}, but a {kind} is a mapping")
     return raw
 
 
