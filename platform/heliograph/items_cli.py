@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from heliograph.events_cli import ConfigPath
+from heliograph.workspace import InputError
 
 if TYPE_CHECKING:
     from heliograph.config import ItemsConfig
@@ -97,7 +98,6 @@ def _rows(source: Path, items: ItemsConfig) -> Iterator[dict[str, Any]]:
         InputError: It cannot be read, or a row does not say which item it is of.
     """
     from heliograph.formats import read_file
-    from heliograph.workspace import InputError
 
     number = 0
     for block in read_file(str(source), items):
