@@ -7,6 +7,7 @@ A request for recommendations never fails because the store did; the answer says
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -60,6 +61,7 @@ STORE_FAILS = (SQLAlchemyError, OSError, InputError)
 """What reading or writing the store may end with; the last, where a newer heliograph has it."""
 
 router = APIRouter()
+logger = logging.getLogger("ray.serve")
 ERRORS: dict[int | str, dict[str, object]] = {
     400: {"model": ErrorBody, "description": "The body is not JSON."},
     422: {"model": ErrorBody, "description": "The request is not valid; the message says why."},
@@ -271,8 +273,9 @@ class FeedbackIngress(Holder[Serving]):
             dropped = await handle.broadcast("forget", digest, histories).results_async(
                 timeout_s=BROADCAST_TIMEOUT_S
             )
-        except Exception:
+        except Exception as error:
             # a replica that ends forgets by itself; one that hangs finds the tombstone in the store
+            logger.warning("not every replica said that it has forgotten a user: %s", error)
             dropped = [self.forget(digest, histories)]
         return sum(dropped)
 

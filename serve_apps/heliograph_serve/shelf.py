@@ -209,7 +209,7 @@ class Shelf(Generic[State]):
             for bundle_id, state in list(self._held.items()):
                 try:
                     self._held[bundle_id] = await self._amend(state, changes)
-                except Exception:
+                except Exception:  # whatever it was, what is served must follow
                     if bundle_id in self.in_use:
                         raise
                     logger.exception("%s cannot follow changes of items, so it goes", bundle_id)
