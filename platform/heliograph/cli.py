@@ -12,7 +12,7 @@ import signal
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -302,16 +302,15 @@ def main() -> None:
     try:
         app()
     except (ConfigError, InputError, EndpointError) as error:
-        Console(stderr=True).print(
-            f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True
-        )
-        sys.exit(2)
+        _end_with(str(error))
     except OSError as error:
         if error.filename is None:
             raise
-        Console(stderr=True).print(
-            f"[red]error:[/red] {escape(str(error.filename))}: {error.strerror}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        sys.exit(2)
+        _end_with(f"{error.filename}: {error.strerror}")
+
+
+def _end_with(problem: str) -> NoReturn:
+    Console(stderr=True).print(
+        f"[red]error:[/red] {escape(problem)}", highlight=False, soft_wrap=True
+    )
+    sys.exit(2)

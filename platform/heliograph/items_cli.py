@@ -98,14 +98,12 @@ def _rows(source: Path, items: ItemsConfig) -> Iterator[dict[str, Any]]:
         InputError: It cannot be read, or a row does not say which item it is of.
     """
     from heliograph.formats import read_file
+    from heliograph.tables import lacking
 
     number = 0
     for block in read_file(str(source), items):
         if items.item_id not in block.column_names:
-            raise InputError(
-                f"{source} has no column {items.item_id!r}, which items.item_id names; its "
-                f"columns are {', '.join(block.column_names)}"
-            )
+            raise lacking(str(source), items.item_id, "items.item_id", block.column_names)
         for row in block.to_pylist():
             number += 1
             item_id = row.pop(items.item_id)

@@ -258,14 +258,15 @@ def _require_columns(
     for path, present in names.items():
         for name, setting in required.items():
             if name not in present:
-                raise _lacking(path, name, setting, present)
+                raise lacking(path, name, setting, present)
     present = list(dict.fromkeys(name for columns in names.values() for name in columns))
     for name, setting in optional.items():
         if name not in present:
-            raise _lacking(table.path, name, setting, present)
+            raise lacking(table.path, name, setting, present)
 
 
-def _lacking(path: str, name: str, setting: str, present: Sequence[str]) -> InputError:
+def lacking(path: str, name: str, setting: str, present: Sequence[str]) -> InputError:
+    """Return the error of a file without a column that a setting names."""
     return InputError(
         f"{path} has no column {name!r}, which {setting} names; its columns are "
         f"{', '.join(present)}. Set {setting} to the one that is meant"
