@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from heliograph.catalog import Catalogue
 from heliograph.config import EventsConfig
@@ -82,3 +84,29 @@ def test_the_last_items_of_each_user_can_be_dropped(counts: list[int], left: lis
     rest = interactions(u="cab", v="b").without_last(np.array(counts))
     assert ["".join("abc"[item] for item in history) for history in rest.histories()] == left
     assert len(rest.timestamps) == len(rest)
+
+
+@given(
+    events=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=40).map(sorted),
+    seed=st.integers(0, 99),
+)
+def test_shuffled_ties_move_no_event_to_another_user_or_time(
+    events: list[tuple[int, int]], seed: int
+) -> None:
+    users, times = np.array(events, np.int64).reshape(-1, 2).T
+    items = np.arange(len(events), dtype=np.int32)
+    offsets = np.searchsorted(users, np.arange(5))
+    given_order = Interactions(list("uvwx"), offsets, items, times)
+    shuffled = given_order.with_ties_shuffled(np.random.default_rng(seed))
+    assert sorted(shuffled.items) == items.tolist()
+    assert (users[shuffled.items] == users).all()
+    assert (times[shuffled.items] == times).all()
+
+
+def test_every_order_of_a_tie_is_drawn() -> None:
+    tie = Interactions(["u"], np.array([0, 3]), np.arange(3, dtype=np.int32), np.zeros(3, np.int64))
+    drawn = {
+        tuple(tie.with_ties_shuffled(np.random.default_rng(seed)).items.tolist())
+        for seed in range(60)
+    }
+    assert len(drawn) == 6

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers import LlamaForCausalLM
 
@@ -22,6 +24,7 @@ from heliograph.models.item_lm import (
     Dropout,
     ItemLM,
     ItemLMNetwork,
+    beginnings,
     feed_forward_size,
     pad,
 )
@@ -178,6 +181,28 @@ def test_scores_do_not_depend_on_what_shares_the_batch() -> None:
     alone = np.concatenate([model.scores([row]) for row in histories])
     np.testing.assert_allclose(model.scores(histories), alone, atol=1e-5)
     assert model.scores([]).shape == (0, N_ITEMS)
+
+
+@given(
+    lengths=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_histories_that_begin_each_other_are_read_at_once_and_score_as_they_do_alone(
+    lengths: list[list[int]], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    users = [rng.integers(0, N_ITEMS, 9).astype(np.int32) for _ in lengths]
+    visits = [user[:n] for user, ends in zip(users, lengths, strict=True) for n in ends]
+    model = untrained()
+    together = model.scores(visits)
+    alone = np.concatenate([model.scores([visit]) for visit in visits])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_run_of_prompts_ends_where_one_does_not_begin_the_next() -> None:
+    prompts = [[0], [0, 3], [0, 3], [0, 3, 1], [0, 3, 2], [0], [0, 2]]
+    assert beginnings(prompts) == [range(4), range(4, 5), range(5, 7)]
+    assert beginnings([]) == []
 
 
 def test_only_the_newest_items_of_a_long_history_are_read() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +44,11 @@ class Interactions:
     def owners(self) -> NDArray[np.int64]:
         """Return (events,) the number of the user whose event it is."""
         return np.repeat(np.arange(len(self.user_ids)), np.diff(self.offsets))
+
+    def with_ties_shuffled(self, rng: np.random.Generator) -> Interactions:
+        """Draw an order of the events that a user has at one and the same time."""
+        order = np.lexsort((rng.random(len(self)), self.timestamps, self.owners()))
+        return replace(self, items=self.items[order])
 
     def where(self, kept: NDArray[np.bool_]) -> Interactions:
         """Keep some of the events, by (events,) true; users without any keep their number."""

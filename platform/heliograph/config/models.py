@@ -169,6 +169,10 @@ class TrainConfig(Config):
     tokens_per_batch: int = Field(default=4096, ge=64)
     """Items in one optimiser step; histories of similar length share a batch."""
 
+    shuffle_ties: bool = False
+    """Whether what a user did at one and the same time is learned in another order in every epoch:
+    for times that are too coarse to order it. False: the order of the events' file counts."""
+
     averaging: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the moving average of the weights, which is the model; 0: the last weights are."""
 

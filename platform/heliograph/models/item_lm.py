@@ -190,14 +190,22 @@ class ItemLM:
 
     @torch.inference_mode()
     def states(self, histories: Sequence[History]) -> Tensor:
-        """Return the (histories, hidden) states whose products with embeddings are logits."""
+        """Return the (histories, hidden) states whose products with embeddings are logits.
+
+        One after another, histories of which each begins the next are read in one go.
+        """
         states = self.embeddings.new_empty(len(histories), self.config.hidden_size)
         prompts = [prompt(history, self.config.max_history) for history in histories]
-        for rows in batches_by_length([len(tokens) for tokens in prompts], MAX_BATCH_TOKENS):
-            tokens = pad([prompts[row] for row in rows]).to(self.embeddings.device)
-            last = torch.tensor([len(prompts[row]) - 1 for row in rows])
-            read = self.network(tokens, self.embeddings)
-            states[torch.from_numpy(rows)] = read[torch.arange(len(rows)), last]
+        runs = beginnings(prompts)
+        longest = [len(prompts[run.stop - 1]) for run in runs]
+        for batch in batches_by_length(longest, MAX_BATCH_TOKENS):
+            together = [runs[number] for number in batch]
+            tokens = pad([prompts[run.stop - 1] for run in together])
+            read = self.network(tokens.to(self.embeddings.device), self.embeddings)
+            rows = [row for run in together for row in run]
+            line = np.repeat(np.arange(len(together)), [len(run) for run in together])
+            last = [len(prompts[row]) - 1 for row in rows]
+            states[torch.tensor(rows)] = read[torch.from_numpy(line), torch.tensor(last)]
         return states
 
     def save(self, folder: Path) -> None:
@@ -271,6 +279,20 @@ def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[NDArr
         if is_last or (end + 1 - start) * lengths[order[end]] > max_tokens:
             yield order[start:end]
             start = end
+
+
+def beginnings(prompts: Sequence[Sequence[int]]) -> list[range]:
+    """Cut the rows of prompts into runs, in each of which every prompt begins the next one.
+
+    A position sees only what comes before it: whoever has read the last prompt of a run has read
+    them all.
+    """
+    runs, start = [], 0
+    for row, tokens in enumerate(prompts, start=1):
+        if row == len(prompts) or prompts[row][: len(tokens)] != tokens:
+            runs.append(range(start, row))
+            start = row
+    return runs
 
 
 def row_chunks(rows: int, n_items: int) -> Iterator[slice]:

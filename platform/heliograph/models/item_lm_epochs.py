@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from heliograph.config import ItemLMConfig, TrainConfig
-from heliograph.interactions import Interactions
+from heliograph.interactions import History, Interactions
 from heliograph.models.item_lm import Dropout, ItemLM, ItemLMNetwork
 from heliograph.models.item_lm_batches import Batch, training_batches
 from heliograph.models.item_lm_run import Course, DivergedError, Epoch, Run, best_epoch
@@ -58,6 +58,8 @@ class TrainingJob:
             exclude={"schedule", "epochs", "patience", "max_minutes", "device", "workers"}
         )
         arrays = [self.interactions.offsets, self.interactions.items, self.text_vectors]
+        if self.train.shuffle_ties:
+            arrays.append(self.interactions.timestamps)
         if self.held_out is not None:
             arrays += [self.held_out.targets, *self.held_out.histories]
         data = [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in arrays]
@@ -107,7 +109,6 @@ class _Trainer:
         self.team = team
         self.device = run.network.residual.device
         self.dtype = matrix_dtype(job.train.precision, self.device)
-        self.histories = job.interactions.histories()
         self.validation = job.held_out and job.held_out.sample(job.train.validation_users, job.seed)
         self.sampler = None
         if job.train.negatives is not None:
@@ -125,12 +126,20 @@ class _Trainer:
         total, count = 0.0, 0
         length, tokens = self.job.config.max_history, settings.tokens_per_batch
         rng = np.random.default_rng([self.job.seed, number])
-        for batch in training_batches(self.histories, length, tokens, self.team.share, rng):
+        histories = self._histories(rng)
+        for batch in training_batches(histories, length, tokens, self.team.share, rng):
             total += self._step(batch, number) * batch.positions
             count += batch.positions
         score = self._validate()
         seconds = self._sum(time.perf_counter() - start if self.team.leads else 0.0)
         return Epoch(number, total / max(count, 1), score, seconds)
+
+    def _histories(self, rng: np.random.Generator) -> list[History]:
+        """Return the histories that an epoch learns from; a whole team draws the same ones."""
+        interactions = self.job.interactions
+        if self.job.train.shuffle_ties:
+            interactions = interactions.with_ties_shuffled(rng)
+        return interactions.histories()
 
     def _step(self, batch: Batch, epoch: int) -> float:
         """Move the weights by one batch; returns its mean loss over the team."""
