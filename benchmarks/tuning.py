@@ -64,10 +64,6 @@ ASHA_TRIALS = 200
 SAME = 1e-6
 """Scores of one training in two processes lie this close together."""
 
-PROMOTED_MINUTES = 8.0
-"""Of the search; with what is fitted before it, repetitions and promotion it takes less than a
-quarter of an hour."""
-
 
 @dataclass(frozen=True)
 class Sleeps:
@@ -94,7 +90,9 @@ def main() -> None:
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("groups", nargs="*", choices=[*groups, []], help="default: all")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of asha")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[1, 2, 3], help="of asha and promotion"
+    )
     parser.add_argument("--configurations", type=int, default=24, help="that FIFO trains for asha")
     parser.add_argument("--trials", type=int, default=2000, help="of each pipeline search")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "tuning.json")
@@ -286,17 +284,19 @@ def pace(record: Record) -> dict[str, float]:
 
 
 def promotion(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Search all of retrieval and promote the winner against the configuration as it stands.
+    """Search how the item LM is trained, and compare the winner with the default configuration.
 
-    What was killed goes on where it was.
+    Each seed of the searcher is a search of its own: what one of them gains may be luck. What was
+    killed goes on where it was.
     """
     content = yaml.safe_load((ROOT / "tune" / "movielens.yaml").read_text())
-    content |= {
-        "name": "benchmark-promotion",
-        "config": arguments.config,
-        "budget": {"minutes": PROMOTED_MINUTES, "concurrency": 2},
-    }
-    search = parse_search(content, "benchmark")
+    return {"seeds": {seed: promoted(content, arguments, seed) for seed in arguments.seeds}}
+
+
+def promoted(content: dict[str, Any], arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Run one search and promote its winner."""
+    changes = {"name": f"benchmark-promotion-{seed}", "config": arguments.config, "seed": seed}
+    search = parse_search(content | changes, "benchmark")
     try:
         folder = newest_run(search)
     except InputError:  # it is the first time
@@ -307,6 +307,7 @@ def promotion(arguments: argparse.Namespace) -> dict[str, Any]:
     with StageProgress(console) as stages:
         found = promote(folder, stages)
     return {
+        "settings": found.settings,
         "trials": len(record.finished),
         "minutes": record.spent_s / 60,
         "test_ndcg_before": found.ndcg_before,
