@@ -36,6 +36,7 @@ from heliograph_tune.records import Asked, Finished, Record, Report, Step
 from heliograph_tune.run_folder import create_run, newest_run
 from heliograph_tune.search import run_prepared, run_search
 from heliograph_tune.search_file import BY_EPOCH, SECONDS, Search, parse_search
+from heliograph_tune.standings import standings
 from heliograph_tune.trials_to_run import BASELINE
 from heliograph_tune.version import code_version
 
@@ -294,7 +295,7 @@ def promotion(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def promoted(content: dict[str, Any], arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Run one search and promote its winner."""
+    """Run one search and promote its winner; without test items where nothing was better."""
     changes = {"name": f"benchmark-promotion-{seed}", "config": arguments.config, "seed": seed}
     search = parse_search(content | changes, "benchmark")
     try:
@@ -304,12 +305,13 @@ def promoted(content: dict[str, Any], arguments: argparse.Namespace, seed: int) 
     with StageProgress(console) as stages:
         record = run_search(search, folder, stages, lambda n, e: None)
     console.print(best_table(search, record))
+    took = {"trials": len(record.finished), "minutes": record.spent_s / 60}
+    if standings(search, record)[0].is_baseline:
+        return took | {"settings": {}}
     with StageProgress(console) as stages:
         found = promote(folder, stages)
-    return {
+    return took | {
         "settings": found.settings,
-        "trials": len(record.finished),
-        "minutes": record.spent_s / 60,
         "test_ndcg_before": found.ndcg_before,
         "test_ndcg": found.ndcg,
         "low": found.difference.low,

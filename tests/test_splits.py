@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from heliograph.interactions import Interactions
 from heliograph.overlap import given_split, refuse_overlap
-from heliograph.splits import HeldOut, last_items, leave_one_out
+from heliograph.splits import HeldOut, NextItems, last_items, leave_one_out
 from heliograph.temporal import temporal_split, time_at_share
 from heliograph.workspace import InputError
 from worlds import MINUTE_US, interactions
@@ -213,3 +213,12 @@ def test_users_of_several_held_out_items_are_marked_where_one_of_them_is_new() -
     assert items.new_user.tolist() == [False, False]
     assert [targets.tolist() for targets in items.pick(np.array([1])).targets] == [[2, 0]]
     assert len(items.sample(1, seed=0).histories) == 1
+
+
+def test_a_sample_has_everything_that_its_users_are_asked_about() -> None:
+    histories = [np.arange(place, dtype=np.int32) for place in range(12)]
+    asked = NextItems(histories, np.arange(12, dtype=np.int32), np.repeat([3, 5, 8], [2, 6, 4]))
+    drawn = asked.sample(2, seed=1)
+    assert drawn.targets.tolist() == np.flatnonzero(np.isin(asked.owners, drawn.owners)).tolist()
+    assert len(np.unique(drawn.owners)) == 2
+    assert asked.sample(3, seed=1) is asked

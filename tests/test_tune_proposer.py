@@ -174,12 +174,26 @@ def test_trials_of_an_earlier_run_are_known_from_the_start(tmp_path: Path) -> No
     search = make_search(tmp_path)
     earlier = run(search, Record())
     proposer = Proposer(search.settings, search.space)
-    assert proposer.warm_up(earlier) == len(earlier.finished) - 1  # not that of no settings
+    assert search.config.models.als.factors == 64
+    assert proposer.warm_up(earlier, search.config) == len(earlier.finished)
     narrow = make_search(
         tmp_path, space={"models.als.factors": {"type": "integer", "low": 60, "high": 64}}
     )
-    inside = [a for a in earlier.asked.values() if a.settings.get("models.als.factors", 0) >= 60]
-    assert Proposer(narrow.settings, narrow.space).warm_up(earlier) == len(inside)
+    inside = [a for a in earlier.asked.values() if a.settings.get("models.als.factors", 64) >= 60]
+    assert Proposer(narrow.settings, narrow.space).warm_up(earlier, search.config) == len(inside)
+
+
+def test_what_an_earlier_run_did_not_draw_it_had_from_its_configuration(tmp_path: Path) -> None:
+    halved = "models.popularity.half_life_days"
+    window = {"models.transitions.window": {"type": "integer", "low": 2, "high": 40}}
+    first = make_search(
+        tmp_path, search="retrieval", space=window, overrides=[f"{halved}=30"], budget={"trials": 4}
+    )
+    more = window | {halved: {"type": "choice", "values": [None, 7, 30]}}
+    search = make_search(tmp_path, search="retrieval", space=more)
+    proposer = Proposer(search.settings, search.space)
+    assert proposer.warm_up(run(first, Record()), first.config) == 4
+    assert {trial.params[halved] for trial in proposer.study.trials} == {2}  # the third value
 
 
 def test_stopped_trials_count_behind_those_that_ran_on(tmp_path: Path) -> None:
@@ -201,7 +215,7 @@ def test_stopped_trials_of_an_earlier_run_count_as_stopped(tmp_path: Path) -> No
         metrics = {} if state == "failed" else {"ndcg@10": 0.2}
         end = ended(asked, 0.2, state=state, metrics=metrics, steps=steps(0.1, 0.2))
         earlier.note(end)
-    assert proposer.warm_up(earlier) == 3
+    assert proposer.warm_up(earlier, search.config) == 3
     trials = proposer.study.trials
     assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "PRUNED"]
     assert [trial.intermediate_values for trial in trials] == [{}, {2: 0.2}, {2: 0.2}]

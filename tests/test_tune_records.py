@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from safetensors import SafetensorError
 
 from heliograph.config import HeliographConfig
@@ -233,6 +234,21 @@ def test_a_changed_search_file_is_refused_showing_the_difference(tmp_path: Path)
     newest_run(write_search(path, content))
 
 
+def test_a_run_of_an_older_version_goes_on_with_the_defaults_of_what_is_new(tmp_path: Path) -> None:
+    search = make_search(tmp_path)
+    run = create_run(search)
+    for name, key in (("config.yaml", "train"), ("search.yaml", "asha")):
+        file = run.path / name
+        older = yaml.safe_load(file.read_text())
+        del older[key]
+        file.write_text(yaml.safe_dump(older))
+    assert newest_run(search) == run
+    gone = yaml.safe_load((run.path / "config.yaml").read_text()) | {"frobnicate": 1}
+    (run.path / "config.yaml").write_text(yaml.safe_dump(gone))
+    with pytest.raises(InputError, match="frobnicate was 1 and is gone"):
+        newest_run(search)
+
+
 def test_a_run_is_whole_or_is_not_there(tmp_path: Path) -> None:
     search = make_search(tmp_path)
     (tmp_path / "workspace" / "searches" / "als-1").mkdir(parents=True)  # a stranger's, empty
@@ -251,6 +267,8 @@ def test_only_a_run_of_the_same_part_and_objectives_can_be_learned_from(tmp_path
     create_run(make_search(tmp_path, warm_start=earlier))
     with pytest.raises(InputError, match="searched als by ndcg@10, but this search is of als by"):
         create_run(make_search(tmp_path, warm_start=earlier, objectives=["ndcg@10", "seconds"]))
+    with pytest.raises(InputError, match=r"1 items of each user judged, here it is 8.*held_out: 1"):
+        create_run(make_search(tmp_path, warm_start=earlier, held_out=8))
     space = {"models.transitions.window": {"type": "integer", "low": 1, "high": 9}}
     with pytest.raises(InputError, match="but this search is of transitions"):
         changes = {"search": "transitions", "space": space, "warm_start": earlier}

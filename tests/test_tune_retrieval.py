@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from heliograph.config import HeliographConfig
 from heliograph.interactions import History, Interactions
+from heliograph.splits import NextItems
 from heliograph.workspace import InputError
 from heliograph_tune.judges import RetrievalJudge
 from heliograph_tune.knowledge import Knowledge, without_test_items
@@ -128,12 +129,19 @@ def test_seeds_judge_by_other_cuts(tmp_path: Path) -> None:
     assert not is_without_luck(search)
 
 
+def asked_about(rows: int, each: int = 1) -> NextItems:
+    nothing = np.zeros(0, np.int32)
+    return NextItems([nothing] * rows, np.zeros(rows, np.int32), np.arange(rows) // each)
+
+
 def test_more_than_fits_into_memory_is_refused_with_what_would() -> None:
-    require_room(1000, 10_000)
     n_items = 1_000_000
+    require_room(asked_about(1000), 10_000)
     with pytest.raises(InputError, match="evaluation.max_users=536"):
-        require_room(10_000, n_items)
-    require_room(MOST_BYTES // (4 * n_items), n_items)
+        require_room(asked_about(10_000), n_items)
+    require_room(asked_about(MOST_BYTES // (4 * n_items)), n_items)
+    with pytest.raises(InputError, match="evaluation.max_users=67"):
+        require_room(asked_about(10_000, each=8), n_items)
 
 
 def test_an_opinion_is_only_of_histories_that_it_was_asked_about() -> None:

@@ -58,6 +58,15 @@ def test_a_trial_counts_as_its_best_epoch(tmp_path: Path) -> None:
     assert decision(item_lm_search(tmp_path), seen, 0.9, 0.2)[-1] == "CONTINUE"
 
 
+@pytest.mark.parametrize("epochs", [2, 6])
+def test_at_its_last_epoch_nobody_is_stopped(epochs: int, tmp_path: Path) -> None:
+    search = item_lm_search(tmp_path, overrides=[f"train.epochs={epochs}"])
+    seen = record_of((0.8,) * epochs, (0.9,) * epochs, (0.7,) * epochs)
+    worse = decision(search, seen, *([0.1] * epochs))
+    assert ("STOP" in worse) == (epochs > 2)
+    assert worse[-1] == "CONTINUE"
+
+
 def test_fifo_stops_nobody(tmp_path: Path) -> None:
     search = item_lm_search(tmp_path, scheduler="fifo")
     assert set(decision(search, record_of((0.5, 0.6)), 0.1, 0.1)) == {"CONTINUE"}

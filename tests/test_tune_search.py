@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import ray
@@ -21,6 +21,7 @@ from heliograph.bundle import open_bundle
 from heliograph.config import HeliographConfig
 from heliograph.config_file import dump_config, load_config
 from heliograph.workspace import InputError, hash_files
+from heliograph_tune.ending import SearchEndedError
 from heliograph_tune.prepare import Prepared, prepare
 from heliograph_tune.records import Report, Step
 from heliograph_tune.run_folder import RunFolder, create_run
@@ -127,37 +128,53 @@ def test_no_number_an_error_and_a_death_are_recorded_and_the_search_goes_on(
 
 
 @dataclass(frozen=True)
-class NoRoom:
-    """A judge of many factors whose disk is full for as long as a file is there."""
+class Stuck:
+    """A judge of many factors to whom something happens for as long as a file is there."""
 
-    full: Path
+    there: Path
+    happens: Literal["full disk", "Serve has been ended"]
 
     def judge(
         self, config: HeliographConfig, ks: tuple[int, ...], checkpoint: Path, report: Report
     ) -> dict[str, float]:
         """See `heliograph_tune.judges.Judge`."""
-        if config.models.als.factors > 2 and self.full.exists():
-            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        if config.models.als.factors > 2 and self.there.exists():
+            if self.happens == "full disk":
+                raise SafetensorError("I/O error: No space left on device (os error 28)")
+            raise SearchEndedError("Serve has been ended; go on with --resume")
         return {"ndcg@10": 1 / config.models.als.factors}
 
 
-def test_a_full_disk_in_a_worker_stops_the_search_and_its_trial_runs_when_there_is_room(
-    ray_cluster: None, tmp_path: Path
+@pytest.mark.parametrize(
+    ("happens", "told"),
+    [
+        (
+            "full disk",
+            r"trial \d+ stopped on .*{folder}.* MB are free; .*No space left.*--resume",
+        ),
+        ("Serve has been ended", r"^Serve has been ended; go on with --resume"),
+    ],
+)
+def test_what_no_trial_can_help_stops_the_search_and_its_trials_run_when_it_is_over(
+    happens: Literal["full disk", "Serve has been ended"],
+    told: str,
+    ray_cluster: None,
+    tmp_path: Path,
 ) -> None:
     space = {"models.als.factors": {"type": "choice", "values": [1, 2, 3, 4]}}
     changes: dict[str, Any] = {"overrides": ["models.als.factors=1"], "searcher": "random"}
     budget = {"trials": 8, "concurrency": 2}
     search = make_search(tmp_path, space=space, budget=budget, repeat={"best": 0}, **changes)
-    full, folder = tmp_path / "full", create_run(search)
-    full.touch()
-    told = rf"trial \d+ stopped on .*{folder.path}.* MB are free; .*No space left.*--resume"
-    with pytest.raises(InputError, match=told):
-        run_prepared(search, folder, Prepared(NoRoom(full), {}), nobody)
+    there, folder = tmp_path / "there", create_run(search)
+    there.touch()
+    prepared = Prepared(Stuck(there, happens), {})
+    with pytest.raises(InputError, match=told.format(folder=folder.path)):
+        run_prepared(search, folder, prepared, nobody)
     before = folder.record()
     assert before.open
     assert not [end for end in before.finished.values() if end.state == "failed"]
-    full.unlink()
-    record = run_prepared(search, folder, Prepared(NoRoom(full), {}), nobody)
+    there.unlink()
+    record = run_prepared(search, folder, prepared, nobody)
     assert record.is_complete
     assert not record.open
     assert {end.state for end in record.finished.values()} == {"done", "known"}

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from heliograph.config_file import ConfigError
 from heliograph_tune.distributions import Integer, LogUniform, Uniform
+from heliograph_tune.proposer import Proposer
+from heliograph_tune.records import Record
 from heliograph_tune.search_file import load_search, parse_search
 from heliograph_tune.setting import find_setting, value_at, with_settings
 from heliograph_tune.space import Space
+from heliograph_tune.trials_to_run import search_trials
 from searches import ALS_SPACE, make_search, search_content, write_config
 
 ITEM_LM = "item_lm"
@@ -89,6 +92,32 @@ def test_what_a_setting_cannot_be_is_refused(
 def test_a_setting_that_the_searched_part_does_not_read_is_refused(tmp_path: Path) -> None:
     why = refused(tmp_path, space=space_of("train.lr", type="log_uniform", low=1e-4, high=1e-2))
     assert "train.lr changes nothing here: this search reads models.als" in why
+
+
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("train.workers", [1, 2]),
+        ("train.device", ["cpu", "auto"]),
+        ("train.validation_users", [500, 5000]),
+    ],
+)
+def test_what_changes_nothing_or_the_yardstick_is_refused(
+    path: str, values: list[object], tmp_path: Path
+) -> None:
+    space = {path: {"type": "choice", "values": values}}
+    with pytest.raises(ConfigError, match=rf"{path} cannot be searched: .*out of the space"):
+        make_search(tmp_path, search="item_lm", space=space)
+
+
+def test_a_fraction_is_no_whole_number_that_could_have_been_drawn(tmp_path: Path) -> None:
+    whole = {"models.als.confidence": {"type": "integer", "low": 1, "high": 40}}
+    for confidence, drawn in ((3.7, None), (4.0, {"models.als.confidence": 4.0})):
+        overrides = [f"models.als.confidence={confidence}"]
+        search = make_search(tmp_path, space=whole, overrides=overrides)
+        assert search.space.drawn_for(search.space.settings_of(search.config)) == drawn
+        record, proposer = Record(), Proposer(search.settings, search.space)
+        assert next(search_trials(search, record, proposer, record.note)).drawn == drawn
 
 
 def test_how_an_index_is_searched_is_a_setting_of_the_graph_where_its_type_reads_it(

@@ -59,29 +59,34 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class NextItems:
-    """What is known of each user, and the one item to be found."""
+    """What is known of users, and the one item to be found after it."""
 
     histories: list[History]
     targets: NDArray[np.int32]
-    """(users,) the item that follows each history."""
+    """(histories,) the item that follows each history."""
 
     owners: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """(users,) whose history each is, where one user may have several; default: nobody has."""
+    """(histories,) whose each is, where one user may have several; default: nobody has."""
 
     def __post_init__(self) -> None:
         if len(self.owners) != len(self.targets):
             object.__setattr__(self, "owners", np.arange(len(self.targets)))
 
     def sample(self, users: int | None, seed: int) -> Self:
-        """Pick so many users at random, in their order; everyone if there are no more, or None."""
-        if users is None or users >= len(self.targets):
-            return self
-        return self.pick(_draw(len(self.targets), users, seed))
+        """Pick so many users at random, in their order; everyone if there are no more, or None.
 
-    def pick(self, users: NDArray[np.int64]) -> Self:
-        """Keep these users."""
+        Of a user with several histories, all are kept.
+        """
+        everyone = np.unique(self.owners)
+        if users is None or users >= len(everyone):
+            return self
+        drawn = everyone[_draw(len(everyone), users, seed)]
+        return self.pick(np.flatnonzero(np.isin(self.owners, drawn)))
+
+    def pick(self, rows: NDArray[np.int64]) -> Self:
+        """Keep these histories and their items."""
         return type(self)(
-            [self.histories[user] for user in users], self.targets[users], self.owners[users]
+            [self.histories[row] for row in rows], self.targets[rows], self.owners[rows]
         )
 
 

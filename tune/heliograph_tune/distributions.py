@@ -117,4 +117,6 @@ def drawn_for(distribution: Distribution, value: Any) -> Drawn | None:
         return distribution.values.index(value) if value in distribution.values else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
+    if isinstance(distribution, Integer) and value != int(value):
+        return None
     return value if distribution.low <= value <= distribution.high else None

@@ -114,7 +114,7 @@ def _retrieval(search: Search, build: Build) -> Judge:
     vectors = read_vectors(build.stages.folder("embeddings"))
     known = _known(search, build, vectors)
     asked = known.held_out.sample(config.evaluation.max_users, config.seed)
-    require_room(len(asked.targets), n_items)
+    require_room(asked, n_items)
     fit_for_trials(build, known, search.settings.held_out)
     item_lm = ItemLM.load(build.stages.folder("models/item_lm"))
     opinion = Opinion(item_lm.scores(asked.histories), asked.histories)

@@ -174,12 +174,19 @@ def best_table(search: Search, record: Record) -> Table:
         others = repeated[number].repeated if number in repeated else ()
         table.add_row(
             "as it stands" if number == BASELINE else str(number),
-            *(figure(end.metrics[name]) if name in end.metrics else "" for name in objectives),
+            *(cell(end, name) for name in objectives),
             f"{sum(others) / len(others):.4f} ({len(others)})" if others else "",
             f"{end.seconds:.1f}",
             escape(as_text(_by_last_name(record.asked[number].told))),
         )
     return table
+
+
+def cell(end: Finished, objective: str) -> str:
+    """Say what a trial came to; one that was stopped was not judged as the others were."""
+    if end.state == "stopped":
+        return f"stopped at {end.steps[-1].step}" if end.steps else "stopped"
+    return figure(end.metrics[objective]) if objective in end.metrics else ""
 
 
 def _by_last_name(settings: dict[str, Any]) -> dict[str, Any]:
@@ -210,7 +217,8 @@ def outcome(search: Search, record: Record, run: Path) -> Iterator[str]:
 
 def reached(settings: SearchConfig, metrics: Mapping[str, float]) -> str:
     """Say what a configuration came to in every objective."""
-    return ", ".join(f"{name} {figure(metrics[name])}" for name in settings.objectives)
+    names = [name for name in settings.objectives if name in metrics]  # time may have cut a trial
+    return ", ".join(f"{name} {figure(metrics[name])}" for name in names)
 
 
 def figure(value: float) -> str:

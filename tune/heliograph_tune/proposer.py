@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from heliograph.config import HeliographConfig
 from heliograph_tune.distributions import Drawn
 from heliograph_tune.memory import FORGETS_AT, remembered
 from heliograph_tune.records import Asked, Finished, Record
@@ -141,11 +142,17 @@ class Proposer:
                 if number in record.finished:
                     self.learn(record.finished[number])
 
-    def warm_up(self, earlier: Record) -> int:
-        """Learn from the trials of another run that lie within this space; returns how many."""
-        known = 0
+    def warm_up(self, earlier: Record, config: HeliographConfig) -> int:
+        """Learn from the trials of another run that lie within this space; returns how many.
+
+        Args:
+            earlier: What happened in it.
+            config: The configuration that it searched: what a trial did not draw it had from there.
+        """
+        known, fixed = 0, self.space.settings_of(config)
         for asked in earlier.of("search"):
-            drawn = self.space.drawn_for(asked.settings) if asked.drawn is not None else None
+            settings = fixed | asked.settings
+            drawn = self.space.drawn_for(settings) if asked.member is None else None
             values = self.values_of(end := earlier.finished[asked.number])
             if drawn is None or values is None:
                 continue

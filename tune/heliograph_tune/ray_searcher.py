@@ -19,7 +19,7 @@ from heliograph.workspace import InputError
 from heliograph_tune.records import Asked, Finished, State, Step
 from heliograph_tune.search_file import BEST, BY_EPOCH, Budget
 from heliograph_tune.version import code_version
-from heliograph_tune.worker import ERROR, FINAL, FULL, METRIC, NODE, STARTED, STEP, step_of
+from heliograph_tune.worker import ERROR, FINAL, METRIC, NODE, STARTED, STEP, STUCK, step_of
 
 
 class RaySearcher(Searcher):
@@ -82,8 +82,8 @@ class RaySearcher(Searcher):
         """Note what a trial reports."""
         number = self._running[trial_id].number
         self._last[number] = result
-        if FULL in result and self.failure is None:
-            self.failure = InputError(result[FULL])
+        if STUCK in result and self.failure is None:
+            self.failure = InputError(result[STUCK])
         if STEP in result and FINAL not in result:
             step = step_of(result)
             self._steps[number][step.step] = step

@@ -19,7 +19,7 @@ from heliograph_tune import repetition
 from heliograph_tune.goal import keeps, said
 from heliograph_tune.importance import importance_of
 from heliograph_tune.pareto import front
-from heliograph_tune.progress import as_text, figure, reached
+from heliograph_tune.progress import as_text, cell, figure, reached
 from heliograph_tune.records import Record
 from heliograph_tune.report_charts import best_by_trial, learning_curves, parameters, pareto
 from heliograph_tune.report_population import course_table
@@ -156,7 +156,7 @@ def standing_table(search: Search, record: Record, ranked: list[Standing]) -> Ta
     rows = [
         [
             Cell("as it stands" if found.is_baseline else f"{found.number}", words=True),
-            Cell(f"{found.score:.4f}"),
+            Cell(cell(record.finished[found.number], objective)),
             Cell(f"{found.mean:.4f}" if found.repeated else "", best=found is ranked[0]),
             Cell(", ".join(f"{value:.4f}" for value in found.repeated)),
             Cell(as_text(record.asked[found.number].told), words=True),

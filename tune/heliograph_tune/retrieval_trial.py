@@ -55,18 +55,19 @@ class Opinion:
         return self.log_probabilities[[self._row_of[history.tobytes()] for history in histories]]
 
 
-def require_room(users: int, n_items: int) -> None:
+def require_room(asked: NextItems, n_items: int) -> None:
     """Refuse what would not fit into the memory of a worker.
 
     Raises:
         InputError: With what would.
     """
-    if 4 * users * n_items > MOST_BYTES:
-        fitting = MOST_BYTES // (4 * n_items)
+    rows = len(asked.targets)
+    if 4 * rows * n_items > MOST_BYTES:
+        fitting = MOST_BYTES // (4 * n_items * int(np.bincount(asked.owners).max()))
         raise InputError(
-            f"a search of retrieval keeps what the item LM says of {n_items:,} items to each of "
-            f"{users:,} validation users, which is more than {MOST_BYTES >> 30} GiB; draw fewer "
-            f"users: overrides: [evaluation.max_users={fitting}]"
+            f"a search of retrieval keeps what the item LM says of {n_items:,} items after each of "
+            f"{rows:,} histories, which is more than {MOST_BYTES >> 30} GiB; draw fewer users: "
+            f"overrides: [evaluation.max_users={fitting}]"
         )
 
 

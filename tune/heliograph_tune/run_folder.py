@@ -26,12 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
-from heliograph.config_file import dump_config
+from heliograph.config_file import ConfigError, dump_config, load_config
 from heliograph.workspace import InputError, write_json
 from heliograph_tune.disk import room_on_disk
 from heliograph_tune.records import Record, read_journal
-from heliograph_tune.search_file import Search, parse_search
+from heliograph_tune.search_file import Search, SearchConfig, parse_search
 
 SEARCHES = "searches"
 BUILDING = "building"
@@ -173,8 +174,7 @@ def newest_run(search: Search) -> RunFolder:
     run = RunFolder((searches / f"{search.settings.name}-{max(numbers)}").resolve())
     changes = []
     for name, content in _resolved(search).items():
-        before = yaml.safe_load((run.path / name).read_text())
-        changes += _changes(before, yaml.safe_load(content))
+        changes += _changes(_as_read_now(run.path / name), yaml.safe_load(content))
     if changes:
         listed = "\n  ".join(changes)
         raise InputError(
@@ -196,6 +196,11 @@ def earlier_run(search: Search) -> RunFolder | None:
     earlier = RunFolder(search.settings.warm_start)
     theirs, ours = earlier.search().settings, search.settings
     missing = [name for name in ours.objectives if name not in theirs.objectives]
+    if theirs.held_out != ours.held_out:
+        raise InputError(
+            f"warm_start: in {earlier.path} {theirs.held_out} items of each user judged, here it "
+            f"is {ours.held_out}, so its scores cannot be compared; set held_out: {theirs.held_out}"
+        )
     if theirs.search != ours.search or missing:
         raise InputError(
             f"warm_start: {earlier.path} searched {theirs.search} by "
@@ -244,6 +249,17 @@ def _resolved(search: Search) -> dict[str, str]:
         SEARCH_FILE: yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
         CONFIG_FILE: dump_config(search.config),
     }
+
+
+def _as_read_now(file: Path) -> Any:
+    """Return what `_resolved` once wrote, with the defaults of settings that are new since."""
+    raw = yaml.safe_load(file.read_text())
+    try:
+        if file.name == CONFIG_FILE:
+            return yaml.safe_load(dump_config(load_config(file)))
+        return SearchConfig.model_validate(raw).model_dump(mode="json")
+    except (ConfigError, ValidationError):  # a setting is gone: the difference will name it
+        return raw
 
 
 def _changes(before: Any, now: Any, path: str = "") -> list[str]:

@@ -33,14 +33,14 @@ def fifo() -> TrialScheduler:
 
 def scheduler_of(search: Search, record: Record) -> TrialScheduler:
     """Return the scheduler of a search, which knows the trials of a record already."""
-    if not search.settings.uses_asha:
+    asha, longest = search.settings.asha, most_epochs(search)
+    if not search.settings.uses_asha or longest <= asha.grace_epochs:
         return fifo()
-    asha = search.settings.asha
     scheduler = ASHAScheduler(
         time_attr=STEP,
         metric=BEST,
         mode="max",
-        max_t=max(most_epochs(search), asha.grace_epochs + 1),
+        max_t=longest - 1,  # at its last epoch a trial is whole: nobody stops it there
         grace_period=asha.grace_epochs,
         reduction_factor=asha.reduction,
         stop_last_trials=False,

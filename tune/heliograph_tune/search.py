@@ -126,7 +126,7 @@ def _search(sitting: Sitting, task: Task) -> None:
     proposer = Proposer(settings, search.space)
     if (earlier := earlier_run(search)) is not None:
         earlier.check_learned_from(sitting.folder.inputs())
-        proposer.warm_up(earlier.record())
+        proposer.warm_up(earlier.record(), earlier.search().config)
     proposer.learn_all(record)
 
     def write(event: Event) -> None:

@@ -54,6 +54,13 @@ READS: dict[Searched, tuple[str, ...]] = {
 }
 """The parts of the configuration that decide the outcome of each."""
 
+NOT_SEARCHED = {
+    "train.workers": "each trial trains in one process, and several trials at once",
+    "train.device": "it changes where a trial runs, not what comes of it",
+    "train.validation_users": "trials that are judged by other users cannot be compared",
+}
+"""Settings that `READS` names with the rest of their section, and why no search is of them."""
+
 OF_INDEX = {"index.nprobe": "ivf", "index.ef_search": "hnsw"}
 """Settings that one type of index alone reads."""
 
@@ -321,6 +328,9 @@ def parse_search(raw: dict[str, Any], origin: str) -> Search:
         raise ConfigError(explain_errors(error, SearchConfig, origin)) from error
     config = load_config(settings.config, settings.overrides)
     space = check_space(settings.space, READS[settings.search], config)
+    for path, why in NOT_SEARCHED.items():
+        if path in space.parameters:
+            raise ConfigError(f"{path} cannot be searched: {why}; take it out of the space")
     if settings.uses_pbt:
         _check_course(settings, config.train)
     for path, kind in OF_INDEX.items():

@@ -32,6 +32,7 @@ from heliograph_serve.graph import wait_until_ready
 from heliograph_serve.rank import Rank
 from heliograph_serve.recommend import Recommend
 from heliograph_serve.retrieve import Retrieve
+from heliograph_tune.ending import SearchEndedError
 from heliograph_tune.search_file import SECONDS, LoadConfig
 from heliograph_tune.visitors import Visitors
 
@@ -99,10 +100,11 @@ def run_graph(place: Place, config: HeliographConfig) -> None:
     """Run the graph with other settings, and return when every stage of it answers.
 
     Raises:
-        InputError: The replicas do not fit into the cluster, or Serve has been ended.
+        InputError: The replicas do not fit into the cluster.
+        SearchEndedError: Serve has been ended.
     """
     if not serve.status().proxies:
-        raise InputError("Serve has been ended, and the search with it; go on with --resume")
+        raise SearchEndedError("Serve has been ended, and the search with it; go on with --resume")
     settings = as_measured(config.serve, place.port)
     require_room(settings)
     arguments = GraphArgs(

@@ -12,6 +12,7 @@ from typing import Any
 
 from heliograph.config import HeliographConfig
 from heliograph_tune.disk import full, is_full
+from heliograph_tune.ending import SearchEndedError
 from heliograph_tune.judges import Judge
 from heliograph_tune.records import Asked, Report, Step
 from heliograph_tune.run_folder import RunFolder
@@ -29,8 +30,8 @@ FINAL = "final"
 """Is in the last report of a trial that came to its end, well or badly."""
 
 ERROR = "error"
-FULL = "full"
-"""In the report of a trial that found a disk full: what to tell. It has not ended."""
+STUCK = "stuck"
+"""In the report of a trial that cannot go on, nor can any other: what to tell. It has not ended."""
 
 METRIC = "metric."
 """Before the names of metrics of the whole trial."""
@@ -52,7 +53,7 @@ class Task:
 def run_trial(config: dict[str, Any], task: Task) -> None:
     """Run one trial; an error is its result, so that the search goes on.
 
-    But not that of a full disk, which says nothing of the trial: it ends the search.
+    But not where it says nothing of the trial, as that of a full disk: it ends the search.
 
     Args:
         config: `trial` holds what was asked, as `Asked` has it.
@@ -71,8 +72,8 @@ def run_trial(config: dict[str, Any], task: Task) -> None:
         metrics = measure(task, asked, report)
         _check_finite(metrics, task.settings.objectives)
     except Exception as error:  # whatever it is, the next trial may do better
-        if is_full(error):
-            tune.report(started | {FULL: _told_full(task, asked, error)})
+        if (stuck := _why_stuck(task, asked, error)) is not None:
+            tune.report(started | {STUCK: stuck})
             return
         tune.report(started | {FINAL: True, ERROR: f"{type(error).__name__}: {error}"})
         return
@@ -117,8 +118,12 @@ def step_of(result: Mapping[str, Any]) -> Step:
     return Step(step=result[STEP], values=values)
 
 
-def _told_full(task: Task, asked: Asked, error: Exception) -> str:
-    """Say which disk is full, on which machine."""
+def _why_stuck(task: Task, asked: Asked, error: Exception) -> str | None:
+    """Say why no trial can go on, such as which disk is full on which machine; None: others can."""
+    if isinstance(error, SearchEndedError):
+        return str(error)
+    if not is_full(error):
+        return None
     place = RunFolder(task.folder).checkpoint(asked.number)
     named = error.filename if isinstance(error, OSError) else None
     what = f"trial {asked.number} stopped on {socket.gethostname()}"
