@@ -309,7 +309,7 @@ def promoted(content: dict[str, Any], arguments: argparse.Namespace, seed: int) 
     if standings(search, record)[0].is_baseline:
         return took | {"settings": {}}
     with StageProgress(console) as stages:
-        found = promote(folder, stages)
+        found = promote(folder, stages, against=Path(arguments.config))
     return took | {
         "settings": found.settings,
         "test_ndcg_before": found.ndcg_before,
